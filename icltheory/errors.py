@@ -1,0 +1,29 @@
+"""Exceptions of icltheory. Every message says what is wrong and what would be right.
+
+All of them derive from `IclTheoryError`, so that a program can catch the toolkit's own refusals
+(and the command line can print them as one line) without hiding programming errors.
+"""
+
+
+class IclTheoryError(Exception):
+    """Base class of all refusals of this toolkit."""
+
+
+class InvalidInput(IclTheoryError, ValueError):
+    """An argument that has no meaning here: wrong type, shape, sign or name."""
+
+
+class OutOfDomain(IclTheoryError, ValueError):
+    """A value outside the condition under which a formula holds; names the bound and the value."""
+
+
+class InfiniteVariance(IclTheoryError, ArithmeticError):
+    """A sampling estimate was asked for whose variance is infinite; use quadrature instead."""
+
+
+class TrainingDiverged(IclTheoryError, ArithmeticError):
+    """The training loss left the range in which the run can recover."""
+
+
+class CheckpointError(IclTheoryError, ValueError):
+    """A saved model that cannot be used: truncated, of another model, or not only weights."""
