@@ -1,0 +1,214 @@
+"""Formula: the one result type. An expression that knows where it holds and where it comes from.
+
+A `Formula` carries its symbols with meaning and domain, the condition under which it holds, the
+references it rests on and the steps of its derivation. It is immutable, hashable and picklable;
+`numeric.compile` turns it into a fast function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sympy as sp
+
+from icltheory import checks
+from icltheory.errors import InvalidInput, OutOfDomain
+from icltheory.symbols import LATEX_NAMES, SymbolInfo, describe
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A source: a paper (with arXiv number and the statement used), or a derivation made here."""
+
+    key: str
+    title: str
+    authors: str
+    year: int
+    arxiv: str = ""
+    statement: str = ""
+
+    def __str__(self) -> str:
+        where = f", arXiv {self.arxiv}" if self.arxiv else ""
+        what = f": {self.statement}" if self.statement else ""
+        return f"{self.authors} ({self.year}), {self.title}{where}{what}"
+
+    def at(self, statement: str) -> Reference:
+        """The same source with the statement that is used."""
+        return replace(self, statement=statement)
+
+    def bibtex(self) -> str:
+        """BibTeX entry."""
+        lines = [f"  title = {{{self.title}}}", f"  author = {{{self.authors}}}", f"  year = {{{self.year}}}"]
+        if self.arxiv:
+            lines += [f"  eprint = {{{self.arxiv}}}", "  archivePrefix = {arXiv}"]
+        if self.statement:
+            lines.append(f"  note = {{{self.statement}}}")
+        kind = "article" if self.arxiv else "software"
+        return f"@{kind}{{{self.key},\n" + ",\n".join(lines) + "\n}"
+
+
+DERIVED_HERE = Reference(
+    "icltheory",
+    "icltheory: a symbolic-numeric toolkit for in-context linear regression by attention",
+    "The icltheory authors",
+    2026,
+    statement="derived by this software",
+)
+CUI = Reference(
+    "cui2024superiority",
+    "Superiority of Multi-Head Attention in In-Context Linear Regression",
+    "Cui, Yingqian and Ren, Jie and He, Pengfei and Liu, Hui and Tang, Jiliang and Xing, Yue",
+    2024,
+    "2401.17426",
+)
+BOURSIER = Reference(
+    "boursier2025softmax",
+    "Softmax as Linear Attention in the Large-Prompt Regime: a Measure-based Perspective",
+    "Boursier, Etienne and Boyer, Claire",
+    2025,
+    "2512.11784",
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a derivation: a title and the equation it arrives at."""
+
+    title: str
+    equation: sp.Basic
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.equation}"
+
+    def _repr_latex_(self) -> str:
+        body = sp.latex(self.equation, symbol_names=LATEX_NAMES)
+        return rf"$\displaystyle \text{{{self.title}: }}\; {body}$"
+
+
+@dataclass(frozen=True)
+class Formula:
+    """An exact result: `expr`, valid where `validity` is true.
+
+    Attributes
+    ----------
+    name: what the expression is, as words.
+    expr: SymPy expression or immutable matrix.
+    validity: SymPy condition (`true` if it always holds).
+    references, steps: sources, and the derivation as titled equations.
+    minimizer: for an optimum, a `sympy.Dict` from parameter to minimising expression; `None` where
+        the infimum is not attained or the formula is no optimum.
+    attained: whether an infimum is attained; `None` for a formula that is no optimum.
+
+    >>> from icltheory.symbols import t
+    >>> f = Formula("example", 1 / (1 - 2 * t), validity=t < sp.Rational(1, 2))
+    >>> f.subs(t=sp.Rational(1, 4)).expr
+    2
+    >>> f.symbols[0].meaning
+    'squared score scale k^2 of a scalar head'
+    """
+
+    name: str
+    expr: Any
+    validity: sp.Basic = sp.true
+    references: tuple[Reference, ...] = (DERIVED_HERE,)
+    steps: tuple[Step, ...] = ()
+    minimizer: sp.Dict | None = None
+    attained: bool | None = None
+
+    @property
+    def symbols(self) -> tuple[SymbolInfo, ...]:
+        """The free symbols of expression and validity, in alphabetical order, with meaning and domain."""
+        free = set(self.expr.free_symbols) | set(self.validity.free_symbols)
+        return tuple(describe(s) for s in sorted(free, key=lambda s: s.name))
+
+    @property
+    def free_symbols(self) -> set[sp.Basic]:
+        """The free symbols of the expression."""
+        return set(self.expr.free_symbols)
+
+    def symbol(self, name: str | sp.Symbol) -> sp.Symbol:
+        """The symbol of this formula called `name`; `InvalidInput` lists the legal names."""
+        for info in self.symbols:
+            if name in (info.name, info.symbol):
+                return info.symbol
+        legal = ", ".join(info.name for info in self.symbols) or "none, it is a constant"
+        raise InvalidInput(f"{name} is not a symbol of the formula '{self.name}'; its symbols: {legal}.")
+
+    def subs(self, values: Mapping[Any, Any] | None = None, /, **by_name: Any) -> Formula:
+        """Put values in for symbols (by name or by symbol), in the expression, validity, steps and minimizer.
+
+        Raises `OutOfDomain` when the values break the validity condition, `InvalidInput` for an
+        unknown name or a value that is no number or expression.
+        """
+        given = {**(values or {}), **by_name}
+        table = {self.symbol(key): checks.scalar(val, str(key)) for key, val in given.items()}
+        for symbol, value in table.items():
+            if (value.is_negative and symbol.is_nonnegative) or (
+                value.is_nonpositive and symbol.is_positive
+            ) or (value.is_integer is False and symbol.is_integer):
+                raise OutOfDomain(
+                    f"{symbol} = {value} is outside its domain: {describe(symbol).domain} "
+                    f"({describe(symbol).meaning})."
+                )
+        validity = sp.S(self.validity.subs(table))
+        if validity == sp.false:
+            shown = ", ".join(f"{s} = {x}" for s, x in table.items())
+            raise OutOfDomain(f"{shown} is outside {self.validity}, where '{self.name}' holds.")
+        minimizer = self.minimizer
+        if minimizer is not None:
+            minimizer = sp.Dict({p: x.subs(table) for p, x in minimizer.items()})
+        steps = tuple(Step(s.title, s.equation.subs(table)) for s in self.steps)
+        return replace(
+            self, expr=self.expr.subs(table), validity=validity, minimizer=minimizer, steps=steps
+        )
+
+    def diff(self, *symbols: Any) -> Formula:
+        """The derivative with respect to one or more symbols (by name or by symbol)."""
+        resolved = [self.symbol(s) for s in symbols]
+        name = f"d({self.name})/d({', '.join(s.name for s in resolved)})"
+        return replace(
+            self, name=name, expr=sp.diff(self.expr, *resolved), minimizer=None, attained=None, steps=()
+        )
+
+    def limit(self, symbol: Any, point: Any) -> sp.Expr:
+        """The limit of the expression as `symbol` tends to `point` (for example `sympy.oo`)."""
+        return sp.limit(self.expr, self.symbol(symbol), point)
+
+    def evalf(self, digits: int = 15) -> sp.Expr:
+        """Numerical value with `digits` significant digits (symbols stay)."""
+        return self.expr.evalf(digits)
+
+    def __float__(self) -> float:
+        if self.free_symbols:
+            names = ", ".join(sorted(s.name for s in self.free_symbols))
+            raise InvalidInput(f"'{self.name}' still contains {names}; put values in with .subs({names}=...).")
+        return float(self.expr)
+
+    def latex(self) -> str:
+        """LaTeX of the expression, in the canonical notation."""
+        return sp.latex(self.expr, symbol_names=LATEX_NAMES)
+
+    def citation(self) -> str:
+        """BibTeX of every source this formula rests on."""
+        return "\n\n".join(reference.bibtex() for reference in self.references)
+
+    def explain(self) -> str:
+        """The derivation as numbered lines of text."""
+        return "\n".join(f"{i}. {step}" for i, step in enumerate(self.steps, start=1))
+
+    def _repr_latex_(self) -> str:
+        body = self.latex()
+        if self.attained is False:
+            body += r"\quad\text{(infimum, not attained)}"
+        if self.validity != sp.true:
+            body += r"\quad\text{for } " + sp.latex(self.validity, symbol_names=LATEX_NAMES)
+        return rf"$\displaystyle {body}$"
+
+    def __str__(self) -> str:
+        where = "" if self.validity == sp.true else f"   for {self.validity}"
+        note = "" if self.attained is not False else "   (infimum, not attained)"
+        return f"{self.name}: {self.expr}{where}{note}"
+
+    __repr__ = __str__

@@ -1,0 +1,1 @@
+"""numeric: evaluates, samples, trains and compares what icltheory derives."""

@@ -1,0 +1,76 @@
+"""From exact specifications to float64 arrays, and the checks of numeric arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from icltheory.errors import InvalidInput
+from icltheory.matrices import Square
+from icltheory.task import LinearRegression
+
+
+def matrix_array(matrix: Square) -> np.ndarray:
+    """A numeric `Square` as a float64 array."""
+    return np.array(matrix.to_matrix().evalf(17).tolist(), dtype=float)
+
+
+@dataclass(frozen=True)
+class TaskArrays:
+    """A task with numbers everywhere: covariances, their square roots, and the signal tr(Sigma M).
+
+    `feature_root` and `coef_root` are symmetric square roots, so `z @ feature_root` of a standard
+    normal row z has covariance Sigma.
+    """
+
+    dim: int
+    noise_var: float
+    signal: float
+    feature_cov: np.ndarray
+    coef_cov: np.ndarray
+    feature_root: np.ndarray
+    coef_root: np.ndarray
+
+
+@lru_cache(maxsize=256)
+def task_arrays(task: LinearRegression) -> TaskArrays:
+    """`task` as arrays; `InvalidInput` if it is no task or still contains symbols."""
+    if not isinstance(task, LinearRegression):
+        raise InvalidInput(f"task has type {type(task).__name__}; pass icl.LinearRegression(dim=5).")
+    free = task.dim.free_symbols | task.noise_var.free_symbols
+    free |= task.feature_cov.free_symbols() | task.coef_cov.free_symbols()
+    if free:
+        names = ", ".join(sorted(str(s) for s in free))
+        raise InvalidInput(f"the task still contains {names}; numbers are needed here, e.g. dim=5.")
+    features, coefs = matrix_array(task.feature_cov), matrix_array(task.coef_cov)
+    return TaskArrays(
+        int(task.dim), float(task.noise_var), float(task.signal), features, coefs,
+        _root(features), _root(coefs),
+    )
+
+
+def _root(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+
+
+def positive_integers(value: Any, name: str, minimum: int = 1) -> np.ndarray:
+    """Integers of at least `minimum` as float64 (exact up to 2^53, and large values allowed)."""
+    array = np.asarray(value, dtype=float)
+    if array.size == 0 or not np.all(np.isfinite(array)):
+        raise InvalidInput(f"{name} contains empty, NaN or infinite entries; pass integers >= {minimum}.")
+    if np.any(array != np.floor(array)) or np.any(array < minimum):
+        bad = array.ravel()[(array.ravel() != np.floor(array.ravel())) | (array.ravel() < minimum)][0]
+        raise InvalidInput(f"{name} = {bad:g} is not an integer of at least {minimum}.")
+    return array
+
+
+def finite(value: Any, name: str) -> np.ndarray:
+    """A float64 array without NaN or infinities."""
+    array = np.asarray(value, dtype=float)
+    if not np.all(np.isfinite(array)):
+        raise InvalidInput(f"{name} contains NaN or infinite entries; pass finite numbers.")
+    return array
