@@ -56,7 +56,9 @@ class SoftmaxAttention:
             heads = 1 if given is None else len(given)
         count = checks.positive_integer(heads, "heads", "heads=2")
         if not count.is_Integer:
-            raise InvalidInput(f"heads = {heads} is symbolic; the number of heads must be an integer.")
+            raise InvalidInput(
+                f"heads = {heads} is symbolic; the number of heads must be an integer."
+            )
         if given is not None and len(given) != count:
             raise InvalidInput(f"{len(given)} scores for {count} heads; give one score a head.")
         if weights is not None and given is None:
@@ -65,7 +67,9 @@ class SoftmaxAttention:
             raise InvalidInput(f"{len(weights)} values for {count} heads; give one value a head.")
         object.__setattr__(self, "heads", int(count))
         object.__setattr__(
-            self, "scores", None if given is None else tuple(_score(s, h) for h, s in enumerate(given))
+            self,
+            "scores",
+            None if given is None else tuple(_score(s, h) for h, s in enumerate(given)),
         )
         object.__setattr__(
             self,
@@ -83,7 +87,9 @@ class SoftmaxAttention:
     def score_matrices(self, task: LinearRegression) -> tuple[Square, ...]:
         """The matrices A_h in the coordinates of the task's features."""
         if self.scores is None:
-            raise InvalidInput("this attention has no scores; give SoftmaxAttention(scores=..., values=...).")
+            raise InvalidInput(
+                "this attention has no scores; give SoftmaxAttention(scores=..., values=...)."
+            )
         inverse = task.feature_cov.inverse()
         return tuple(
             inverse * s if isinstance(s, sp.Expr) else Square.coerce(s, task.dim, f"scores[{h}]")

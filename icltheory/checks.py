@@ -52,8 +52,10 @@ def scalar(value: Any, name: str) -> sp.Expr:
 def positive_integer(value: Any, name: str, example: str) -> sp.Expr:
     """`value` as a positive integer or a symbol that can be one; `example` shows a right value."""
     expr = scalar(value, name)
-    good = bool(expr.is_integer and expr.is_positive) if expr.is_number else not (
-        expr.is_integer is False or expr.is_positive is False
+    good = (
+        bool(expr.is_integer and expr.is_positive)
+        if expr.is_number
+        else not (expr.is_integer is False or expr.is_positive is False)
     )
     if not good:
         raise InvalidInput(

@@ -40,7 +40,11 @@ class Reference:
 
     def bibtex(self) -> str:
         """BibTeX entry."""
-        lines = [f"  title = {{{self.title}}}", f"  author = {{{self.authors}}}", f"  year = {{{self.year}}}"]
+        lines = [
+            f"  title = {{{self.title}}}",
+            f"  author = {{{self.authors}}}",
+            f"  year = {{{self.year}}}",
+        ]
         if self.arxiv:
             lines += [f"  eprint = {{{self.arxiv}}}", "  archivePrefix = {arXiv}"]
         if self.statement:
@@ -134,7 +138,9 @@ class Formula:
             if name in (info.name, info.symbol):
                 return info.symbol
         legal = ", ".join(info.name for info in self.symbols) or "none, it is a constant"
-        raise InvalidInput(f"{name} is not a symbol of the formula '{self.name}'; its symbols: {legal}.")
+        raise InvalidInput(
+            f"{name} is not a symbol of the formula '{self.name}'; its symbols: {legal}."
+        )
 
     def subs(self, values: Mapping[Any, Any] | None = None, /, **by_name: Any) -> Formula:
         """Put values in for symbols (by name or by symbol), in the expression, validity, steps and minimizer.
@@ -145,9 +151,11 @@ class Formula:
         given = {**(values or {}), **by_name}
         table = {self.symbol(key): checks.scalar(val, str(key)) for key, val in given.items()}
         for symbol, value in table.items():
-            if (value.is_negative and symbol.is_nonnegative) or (
-                value.is_nonpositive and symbol.is_positive
-            ) or (value.is_integer is False and symbol.is_integer):
+            if (
+                (value.is_negative and symbol.is_nonnegative)
+                or (value.is_nonpositive and symbol.is_positive)
+                or (value.is_integer is False and symbol.is_integer)
+            ):
                 raise OutOfDomain(
                     f"{symbol} = {value} is outside its domain: {describe(symbol).domain} "
                     f"({describe(symbol).meaning})."
@@ -169,7 +177,12 @@ class Formula:
         resolved = [self.symbol(s) for s in symbols]
         name = f"d({self.name})/d({', '.join(s.name for s in resolved)})"
         return replace(
-            self, name=name, expr=sp.diff(self.expr, *resolved), minimizer=None, attained=None, steps=()
+            self,
+            name=name,
+            expr=sp.diff(self.expr, *resolved),
+            minimizer=None,
+            attained=None,
+            steps=(),
         )
 
     def limit(self, symbol: Any, point: Any) -> sp.Expr:
@@ -183,7 +196,9 @@ class Formula:
     def __float__(self) -> float:
         if self.free_symbols:
             names = ", ".join(sorted(s.name for s in self.free_symbols))
-            raise InvalidInput(f"'{self.name}' still contains {names}; put values in with .subs({names}=...).")
+            raise InvalidInput(
+                f"'{self.name}' still contains {names}; put values in with .subs({names}=...)."
+            )
         return float(self.expr)
 
     def latex(self) -> str:

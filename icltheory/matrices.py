@@ -66,7 +66,9 @@ class Square:
             )
         if all(not isinstance(checks.plain(row), (list, tuple)) for row in value):
             if len(value) != dim:
-                raise InvalidInput(f"{name} lists {len(value)} eigenvalues; dim = {dim} needs {dim}.")
+                raise InvalidInput(
+                    f"{name} lists {len(value)} eigenvalues; dim = {dim} needs {dim}."
+                )
             entries = [checks.scalar(x, f"{name}[{i}]") for i, x in enumerate(value)]
             return Square.explicit(sp.diag(*entries).tolist())
         entries = checks.rows(value, name)
@@ -228,7 +230,9 @@ def covariance(value: Any, dim: sp.Expr, name: str, *, definite: bool) -> Square
     if not asymmetry.is_zero():
         scale = matrix.max_abs() if not matrix.free_symbols() else None
         if scale is None or asymmetry.max_abs() > _ROUNDING * scale:
-            raise InvalidInput(f"{name} is not symmetric; pass (C + C.T)/2 if that is what you mean.")
+            raise InvalidInput(
+                f"{name} is not symmetric; pass (C + C.T)/2 if that is what you mean."
+            )
         matrix = (matrix + matrix.T) * sp.Rational(1, 2)
     kind = "positive definite" if definite else "positive semi-definite"
     mean = abs(matrix.trace() / matrix.dim)

@@ -56,12 +56,16 @@ class LinearRegression:
             1 / dimension if coef_cov is None else coef_cov, dimension, "coef_cov", definite=False
         )
         if coefs.is_zero():
-            raise InvalidInput("coef_cov is zero: there is nothing to learn; give a positive variance.")
+            raise InvalidInput(
+                "coef_cov is zero: there is nothing to learn; give a positive variance."
+            )
         for name, value in zip(self.__slots__, (coefs, dimension, features, noise), strict=True):
             object.__setattr__(self, name, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise AttributeError("LinearRegression is immutable; make a new one with the changed argument.")
+        raise AttributeError(
+            "LinearRegression is immutable; make a new one with the changed argument."
+        )
 
     @property
     def signal(self) -> sp.Expr:

@@ -39,7 +39,9 @@ class TaskArrays:
 def task_arrays(task: LinearRegression) -> TaskArrays:
     """`task` as arrays; `InvalidInput` if it is no task or still contains symbols."""
     if not isinstance(task, LinearRegression):
-        raise InvalidInput(f"task has type {type(task).__name__}; pass icl.LinearRegression(dim=5).")
+        raise InvalidInput(
+            f"task has type {type(task).__name__}; pass icl.LinearRegression(dim=5)."
+        )
     free = task.dim.free_symbols | task.noise_var.free_symbols
     free |= task.feature_cov.free_symbols() | task.coef_cov.free_symbols()
     if free:
@@ -47,8 +49,13 @@ def task_arrays(task: LinearRegression) -> TaskArrays:
         raise InvalidInput(f"the task still contains {names}; numbers are needed here, e.g. dim=5.")
     features, coefs = matrix_array(task.feature_cov), matrix_array(task.coef_cov)
     return TaskArrays(
-        int(task.dim), float(task.noise_var), float(task.signal), features, coefs,
-        _root(features), _root(coefs),
+        int(task.dim),
+        float(task.noise_var),
+        float(task.signal),
+        features,
+        coefs,
+        _root(features),
+        _root(coefs),
     )
 
 
@@ -61,9 +68,13 @@ def positive_integers(value: Any, name: str, minimum: int = 1) -> np.ndarray:
     """Integers of at least `minimum` as float64 (exact up to 2^53, and large values allowed)."""
     array = np.asarray(value, dtype=float)
     if array.size == 0 or not np.all(np.isfinite(array)):
-        raise InvalidInput(f"{name} contains empty, NaN or infinite entries; pass integers >= {minimum}.")
+        raise InvalidInput(
+            f"{name} contains empty, NaN or infinite entries; pass integers >= {minimum}."
+        )
     if np.any(array != np.floor(array)) or np.any(array < minimum):
-        bad = array.ravel()[(array.ravel() != np.floor(array.ravel())) | (array.ravel() < minimum)][0]
+        bad = array.ravel()[(array.ravel() != np.floor(array.ravel())) | (array.ravel() < minimum)][
+            0
+        ]
         raise InvalidInput(f"{name} = {bad:g} is not an integer of at least {minimum}.")
     return array
 
