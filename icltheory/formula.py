@@ -187,7 +187,9 @@ class Formula:
 
     def limit(self, symbol: Any, point: Any) -> sp.Expr:
         """The limit of the expression as `symbol` tends to `point` (for example `sympy.oo`)."""
-        return sp.limit(self.expr, self.symbol(symbol), point)
+        value = sp.limit(self.expr, self.symbol(symbol), point)
+        # Gruntz's algorithm leaves quotients such as exp((2a + 2)/(2 (a + 1))) uncancelled.
+        return value.replace(sp.exp, lambda exponent: sp.exp(sp.cancel(exponent)))
 
     def evalf(self, digits: int = 15) -> sp.Expr:
         """Numerical value with `digits` significant digits (symbols stay)."""

@@ -179,9 +179,27 @@ class Square:
         """Determinant; a power with symbolic exponent for a multiple of I_d."""
         if self._dm is None:
             return self.scale**self.dim
-        det = self._dm.domain.to_sympy(self._dm.charpoly()[-1] * (-1) ** int(self.dim))
+        det = self._dm.domain.to_sympy(self._dm.det())
         # A rational function keeps its factors: (1 - 2t)^d must not be expanded.
         return sp.factor(det) if det.free_symbols else det
+
+    def det_power(self, exponent: Any) -> sp.Expr:
+        """det(A)^exponent for a matrix with positive eigenvalues."""
+        if self._dm is None:
+            # (c^d)^e does not combine by itself; c > 0 here, so it is c^(d e).
+            return sp.Pow(self.scale, self.dim * exponent)
+        return sp.Pow(self.det(), exponent)
+
+    def reduced(self) -> Square:
+        """The same matrix, stored as a multiple of the identity if it is one."""
+        if self._dm is None:
+            return self
+        m, size = self._dm, self._dm.shape[0]
+        first, zero = m[0, 0].element, m.domain.zero
+        same = all(
+            m[i, j].element == (first if i == j else zero) for i in range(size) for j in range(size)
+        )
+        return Square.identity(m.domain.to_sympy(first), self.dim) if same else self
 
     def elementary_symmetric(self) -> list[sp.Expr]:
         """e_1, ..., e_d of the eigenvalues (only [scale] for a multiple of the identity)."""

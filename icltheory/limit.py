@@ -1,0 +1,181 @@
+"""The infinite-prompt limit: what attention computes when the prompt is a law.
+
+A softmax average is a ratio of empirical means, so with dual point u it tends to
+E[z e^{u.z}] / E[e^{u.z}] = grad K(u), K the cumulant generating function of the tokens
+(Boursier & Boyer, arXiv 2512.11784, Lemma 2.1 for Gaussian tokens). For regression tokens and
+scores A_h the prediction tends to theta' Sigma (sum_h v_h A_h') x_q, and its risk vanishes exactly
+when the heads are *consistent*: sum_h v_h A_h = Sigma^{-1}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import sympy as sp
+
+from icltheory import checks
+from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
+from icltheory.errors import InvalidInput
+from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
+from icltheory.laws.gaussian import tilted_mean
+from icltheory.laws.tokens import Gaussian
+from icltheory.matrices import Square, total
+from icltheory.symbols import k
+from icltheory.task import LinearRegression
+
+
+def limit_output(law: Gaussian, u: Any) -> Formula:
+    """What infinite-prompt softmax attention with dual point u = K'Q x reads: grad K(u).
+
+    `u` is a vector of d expressions; the result is a d x 1 matrix. Source: Boursier & Boyer,
+    arXiv 2512.11784, Lemma 2.1 (Gaussian law).
+
+    >>> u1, u2 = sp.symbols("u1 u2")
+    >>> limit_output(Gaussian([0, 1], [[1, 0], [0, 2]]), [u1, u2]).expr.T
+    Matrix([[u1, 2*u2 + 1]])
+    """
+    point, dual = _dual_point(law, u)
+    cgf = law.cgf(dual)
+    gradient = sp.Matrix([sp.diff(cgf, x) for x in dual]).subs(dict(zip(dual, point, strict=True)))
+    step = Step("cumulant generating function", sp.Eq(sp.Symbol("K"), cgf, evaluate=False))
+    return Formula(
+        "infinite-prompt output",
+        sp.ImmutableMatrix(gradient),
+        references=(BOURSIER.at("Lemma 2.1"), DERIVED_HERE),
+        steps=(step,),
+    )
+
+
+def limit_jacobian(law: Gaussian, u: Any) -> Formula:
+    """The Hessian of K at u, d x d: the derivative of the infinite-prompt output in its dual point.
+
+    >>> limit_jacobian(Gaussian([0, 1], [[1, 0], [0, 2]]), [3, 4]).expr
+    Matrix([
+    [1, 0],
+    [0, 2]])
+    """
+    point, dual = _dual_point(law, u)
+    hessian = sp.hessian(law.cgf(dual), dual).subs(dict(zip(dual, point, strict=True)))
+    return Formula(
+        "Jacobian of the infinite-prompt output",
+        sp.ImmutableMatrix(hessian),
+        references=(BOURSIER, DERIVED_HERE),
+    )
+
+
+def _dual_point(law: Gaussian, u: Any) -> tuple[list[sp.Expr], list[sp.Symbol]]:
+    dual = [sp.Dummy(f"u{i + 1}", real=True) for i in range(law.dim)]
+    u = checks.plain(u)
+    point = list(u) if isinstance(u, (Sequence, sp.MatrixBase)) else [u]
+    if len(point) != law.dim:
+        raise InvalidInput(f"u has {len(point)} entries; this law lives in dimension {law.dim}.")
+    return [checks.scalar(x, f"u[{i}]") for i, x in enumerate(point)], dual
+
+
+# -- regression prompts --------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def head_limit() -> tuple[sp.Expr, sp.Symbol]:
+    """Limit of one softmax head, E[y e^a]/E[e^a] for a = q.x, as a covariance of linear forms.
+
+    Returns the limit and the symbol q'Sigma theta it is written in. Linear attention has the same
+    limit, E[a y], since a Gaussian tilt moves the mean by exactly the covariance.
+    """
+    aa, aw = sp.symbols("q_Sigma_q q_Sigma_theta", real=True)
+    # Forms (a, w) = (q.x, theta.x); the label is w plus independent noise of mean zero.
+    mean, _ = tilted_mean([0, 0], [[aa, aw], [aw, sp.Symbol("theta_Sigma_theta")]], [1, 0])
+    return mean[1], aw
+
+
+def combined_scores(task: LinearRegression, attention: Attention) -> Square:
+    """sum_h v_h A_h: all that an infinite prompt sees of the heads."""
+    if isinstance(attention, LinearAttention):
+        raise InvalidInput("linear attention has no heads; its matrix is a Sigma^{-1}.")
+    if attention.values is None:
+        raise InvalidInput(
+            "the heads carry no values; give SoftmaxAttention(scores=..., values=...)."
+        )
+    matrices = attention.score_matrices(task)
+    return total([a * v for a, v in zip(matrices, attention.values, strict=True)])
+
+
+def consistent_scores(task: LinearRegression) -> Square:
+    """The matrix that sum_h v_h A_h must equal for the limiting risk to vanish: Sigma^{-1}.
+
+    The limiting error is theta'(Sigma B' - I) x_q with B = sum_h v_h A_h, by `head_limit`; it
+    vanishes for every theta and query iff Sigma B' = I.
+    """
+    return task.feature_cov.inverse().T
+
+
+def limit_risk(task: LinearRegression, attention: Attention) -> Formula:
+    """Risk of an infinite prompt, tr(M E Sigma E') with E = Sigma sum_h v_h A_h' - I.
+
+    `attention` carries scores and values. Source: derived here; Cui et al., arXiv 2401.17426,
+    announce the 1/n rate, which needs this limit to vanish.
+
+    >>> task = LinearRegression(dim=3)
+    >>> limit_risk(task, SoftmaxAttention(scores=[0.5], values=[1])).expr
+    1/4
+    """
+    combined = combined_scores(task, attention)
+    error = task.feature_cov @ combined.T - Square.identity(1, task.dim)
+    risk = (task.coef_cov @ error @ task.feature_cov @ error.T).trace()
+    limit, _ = head_limit()
+    return Formula(
+        "risk at infinite prompt length",
+        sp.factor(risk) if risk.free_symbols else risk,
+        validity=task.validity,
+        references=(DERIVED_HERE,),
+        steps=(Step("limit of one head, by tilting", sp.Eq(sp.Symbol("f_h"), limit)),),
+    )
+
+
+def consistency_condition(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
+    """The condition on the heads under which the infinite-prompt risk vanishes.
+
+    The expression is the equation sum_h v_h A_h = Sigma^{-1} (matrices of the task's dimension);
+    for scalar heads A_h = k_h Sigma^{-1} it is sum_h v_h k_h = 1, the first step of the derivation
+    being the limit of one head and the last the limiting risk at the solution. Source: derived
+    here.
+
+    >>> consistency_condition(LinearRegression(dim=3), SoftmaxAttention(heads=2)).expr
+    Eq(v_1*A_1 + v_2*A_2, I)
+    """
+    dim, heads = task.dim, attention.heads
+    v = sp.symbols(f"v_1:{heads + 1}", real=True)
+    scores = [sp.MatrixSymbol(f"A_{h + 1}", dim, dim) for h in range(heads)]
+    solution = consistent_scores(task)
+    # The scalar heads make the condition one equation: the limiting risk is R (sum v k - 1)^2.
+    scales = sp.symbols(f"k_1:{heads + 1}", real=True)
+    scalar = limit_risk(task, SoftmaxAttention(scores=list(scales), values=list(v)))
+    roots = sp.solve(sp.diff(scalar.expr, v[0]), v[0])
+    if solution.is_isotropic:
+        right: Any = solution.scale * sp.Identity(dim)
+    else:
+        right = solution.to_matrix()
+    left = sp.MatAdd(*[v[h] * scores[h] for h in range(heads)])
+    steps = (
+        *scalar.steps,
+        Step("risk of scalar heads at infinite prompt", sp.Eq(sp.Symbol("r"), scalar.expr)),
+        Step("it vanishes for", sp.Eq(v[0], roots[0])),
+    )
+    return Formula(
+        "consistency of the heads",
+        sp.Eq(left, right, evaluate=False),
+        validity=task.validity,
+        references=(DERIVED_HERE,),
+        steps=steps,
+    )
+
+
+def scalar_heads(signs: Sequence[int]) -> SoftmaxAttention:
+    """Consistent scalar heads with scores sign_h k and values proportional to sign_h.
+
+    The values follow from consistency: v_h = sign_h / (k sum_h sign_h^2).
+    """
+    value = 1 / (k * sum(s * s for s in signs))
+    return SoftmaxAttention(scores=[s * k for s in signs], values=[s * value for s in signs])

@@ -1,0 +1,428 @@
+"""Loss constants and their optima: lim n * risk of softmax heads and of linear attention.
+
+`head_constant` sums the pair kernel of `expansion` over any heads; `loss_constant` is its case of
+one scalar head and of the symmetric pair; `optimal_loss_constant` minimises it. The problem is that
+of Cui et al. (arXiv 2401.17426); the closed forms are derived here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import sympy as sp
+
+from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
+from icltheory.errors import InvalidInput, OutOfDomain
+from icltheory.expansion import U, influence_kernel, query_average
+from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
+from icltheory.limit import combined_scores, consistent_scores, limit_risk, scalar_heads
+from icltheory.matrices import Square
+from icltheory.symbols import k, n, t, v
+from icltheory.task import LinearRegression
+
+_SOURCES = (CUI.at("the question; the closed form is derived here"), DERIVED_HERE)
+
+
+def head_constant(
+    task: LinearRegression, score_matrices: Sequence[Any], values: Sequence[Any]
+) -> Formula:
+    """lim n * risk of any consistent softmax heads with scores x_q'A_h x_i and values v_h.
+
+    Parameters
+    ----------
+    score_matrices: one entry a head: a d x d matrix A_h, or a number k_h meaning k_h Sigma^{-1}.
+    values: one number a head, with sum_h v_h A_h = Sigma^{-1} (up to rounding, for floats).
+
+    Exact: floats are read as decimals and the result is an expression. It is finite iff
+    Sigma^{1/2} A_h Sigma A_h' Sigma^{1/2} has eigenvalues below 1/2 for every head; else
+    `OutOfDomain`. Inconsistent heads have no constant: `InvalidInput` with the limiting risk.
+    Source: derived here (delta method and exponential tilting).
+
+    >>> task = LinearRegression(dim=5)
+    >>> float(head_constant(task, [0.35], [1 / 0.35])).__round__(4)
+    19.1556
+    """
+    attention = SoftmaxAttention(scores=score_matrices, values=values)
+    _require_consistent(task, attention)
+    return _constant(task, attention)
+
+
+@lru_cache(maxsize=512)
+def loss_constant(task: LinearRegression, attention: Attention) -> Formula:
+    """lim n * risk on the consistent manifold, as a Formula in (d, noise_var, t), scores k = sqrt(t).
+
+    One head: A = k Sigma^{-1}, v = 1/k. Two heads: the symmetric pair +-k with values +-1/(2k).
+    Linear attention: no t. An attention with explicit scores and values is evaluated as it is.
+    Holds for 0 < t < 1/2. More heads without scores have no canonical family: `InvalidInput`.
+
+    >>> from icltheory.symbols import d, noise_var
+    >>> loss_constant(LinearRegression(dim=d, noise_var=noise_var), SoftmaxAttention(heads=1)).expr
+    (1/(1 - 2*t) + (noise_var + 1)/t)/(1 - 2*t)**(d/2)
+    """
+    if isinstance(attention, LinearAttention):
+        return _linear_constant(task)
+    if attention.scores is not None:
+        _require_consistent(task, attention)
+        return _constant(task, attention)
+    if attention.heads > 2:
+        raise InvalidInput(
+            f"{attention.heads} heads have no canonical family; give their scores and values "
+            f"(icl.head_constant), or ask for the infimum (icl.optimal_loss_constant)."
+        )
+    formula = _constant(task, scalar_heads([1] if attention.heads == 1 else [1, -1]))
+    expr = formula.expr if attention.heads == 1 else _combine_opposite_powers(formula.expr)
+    return Formula(
+        f"loss constant, {_describe(attention)}",
+        expr,
+        validity=sp.And(t < sp.S.Half, task.validity),
+        references=formula.references,
+        steps=formula.steps,
+    )
+
+
+@lru_cache(maxsize=512)
+def optimal_loss_constant(task: LinearRegression, attention: Attention) -> Formula:
+    """Infimum of lim n * risk over scores and values, for any number of heads.
+
+    One head: attained at a finite t, `minimizer[t]`. Two or more heads: approached by small
+    opposite scores, never attained. Linear attention: attained at the consistent matrix.
+
+    >>> best = optimal_loss_constant(LinearRegression(dim=5), SoftmaxAttention(heads=1))
+    >>> round(float(best), 4), round(float(best.minimizer[t]), 5)
+    (19.1555, 0.12285)
+    >>> best = optimal_loss_constant(LinearRegression(dim=5), SoftmaxAttention(heads=2))
+    >>> best.expr, best.attained
+    (6, False)
+    """
+    if isinstance(attention, SoftmaxAttention) and attention.scores is not None:
+        raise InvalidInput(
+            "the scores are given, nothing is left to optimise; use icl.loss_constant, or leave "
+            "the scores out."
+        )
+    if isinstance(attention, LinearAttention):
+        return _linear_constant(task)
+    if attention.heads == 1:
+        return _optimal_one_head(task)
+    return _infimum_many_heads(task, attention)
+
+
+@lru_cache(maxsize=512)
+def multihead_gain(task: LinearRegression) -> Formula:
+    """How many times more examples one head needs than several, to leading order.
+
+    The ratio of the two optimal loss constants, exact for every d. Its limit for d -> infinity is
+    e: `multihead_gain(task).limit(d, oo)`.
+
+    >>> round(float(multihead_gain(LinearRegression(dim=5))), 4)
+    3.1926
+    """
+    one = optimal_loss_constant(task, SoftmaxAttention(heads=1))
+    many = optimal_loss_constant(task, SoftmaxAttention(heads=2))
+    return Formula(
+        "gain of several heads over one",
+        one.expr / many.expr,
+        validity=task.validity,
+        references=_SOURCES,
+        steps=(*one.steps, *many.steps),
+    )
+
+
+@lru_cache(maxsize=512)
+def finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
+    """Exact risk at every prompt length n, as a Formula in n and the value scale v.
+
+    Linear attention: prediction (v/n) sum_i y_i x_i' Sigma^{-1} x_q; centred, the same with the
+    prompt means removed and n - 1. Two or more softmax heads: the limit of small opposite scores
+    with sum_h v_h k_h = v, which is the centred layer with v (n-1)/n. One softmax head has no
+    closed form: use `numeric.exact_risk`. Source: derived here.
+
+    >>> finite_prompt_risk(LinearRegression(dim=5), LinearAttention()).expr
+    (v - 1)**2 + 6*v**2/n
+    """
+    if isinstance(attention, SoftmaxAttention) and (attention.heads == 1 or attention.scores):
+        raise InvalidInput(
+            "the finite-prompt risk of softmax heads with given scores is an integral; use "
+            "numeric.exact_risk(task, attention, prompt_length, score_scale=..., value_scale=...)."
+        )
+    # f is an average of i.i.d. terms given theta and the query: bias (v - 1) theta.x_q, and the
+    # variance of one term over their number.
+    average, variance = _linear_constant(task), sp.Symbol("m", positive=True)
+    risk = task.signal * (v - 1) ** 2 + v**2 * average.expr / variance
+    steps = [
+        *average.steps,
+        Step("bias and variance of m independent terms", sp.Eq(sp.Symbol("r"), risk)),
+    ]
+    validity = task.validity
+    pair = isinstance(attention, SoftmaxAttention)
+    if pair or attention.centered:
+        # Centred sums of n Gaussian examples are sums of n - 1 independent ones (Cochran).
+        count, validity = n - 1, sp.And(n >= 2, validity)
+        steps.append(Step("centring costs one example", sp.Eq(variance, count)))
+    else:
+        count = n
+    risk = risk.subs(variance, count)
+    if pair:
+        steps.append(Step("softmax weight at small scores", _weight_slope()))
+        risk = risk.subs(v, v * (n - 1) / n)
+    return Formula(
+        f"exact risk, {_describe(attention)}{', small opposite scores' if pair else ''}",
+        risk,
+        validity=validity,
+        references=_SOURCES,
+        steps=tuple(steps),
+    )
+
+
+def optimal_finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
+    """Minimum over v of `finite_prompt_risk`; the minimiser is `minimizer[v]`.
+
+    >>> optimal_finite_prompt_risk(LinearRegression(dim=5), LinearAttention()).expr
+    6/(n + 6)
+    """
+    formula = finite_prompt_risk(task, attention)
+    (best,) = sp.solve(sp.diff(formula.expr, v), v)
+    best = sp.factor(best)
+    return Formula(
+        f"optimal {formula.name}",
+        sp.factor(sp.together(formula.expr.subs(v, best))),
+        validity=formula.validity,
+        references=formula.references,
+        steps=(*formula.steps, Step("best value scale", sp.Eq(v, best))),
+        minimizer=sp.Dict({v: best}),
+        attained=True,
+    )
+
+
+# -- the mechanism -------------------------------------------------------------------------------
+
+
+def _constant(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
+    """Sum of the pair kernel over all heads; symmetric pairs are computed once."""
+    matrices, values = attention.score_matrices(task), attention.values
+    assert values is not None
+    kernel = influence_kernel("softmax")
+    terms, conditions = [], [task.validity]
+    for h, first in enumerate(matrices):
+        for other in range(h, len(matrices)):
+            weight = values[h] * values[other] * (1 if other == h else 2)
+            if weight == 0:
+                continue
+            pair = query_average(task, kernel, first, matrices[other])
+            if other == h:
+                # A finite norm of every single head bounds every pair (Cauchy-Schwarz).
+                _require_finite(pair.finite, h, first)
+                conditions.append(pair.finite)
+            terms.append(_in_t(pair.normaliser) * _tidy(weight * pair.bracket))
+    expr = sp.Add(*terms)
+    if not expr.free_symbols and _came_from_floats(attention):
+        expr = expr.evalf(30)
+    steps = (
+        Step(
+            "kernel of a pair of heads, by tilting",
+            sp.Eq(sp.Symbol("K"), kernel.polynomial * sp.exp(kernel.rate * U)),
+        ),
+        Step("heads", sp.Tuple(*(sp.Symbol(f"v_{h + 1}") for h in range(attention.heads)))),
+        Step(
+            "sum over pairs, averaged over the query", sp.Eq(sp.Symbol("V"), expr, evaluate=False)
+        ),
+    )
+    return Formula(
+        f"loss constant, {_describe(attention)}",
+        expr,
+        validity=_in_t(sp.And(*conditions)),
+        references=_SOURCES,
+        steps=steps,
+    )
+
+
+def _linear_constant(task: LinearRegression) -> Formula:
+    kernel, matrix = influence_kernel("linear"), consistent_scores(task)
+    pair = query_average(task, kernel, matrix, matrix)
+    expr = sp.expand(pair.bracket * pair.normaliser)
+    return Formula(
+        "loss constant, linear attention",
+        expr,
+        validity=task.validity,
+        references=_SOURCES,
+        steps=(
+            Step("variance of one example's influence", sp.Eq(sp.Symbol("K"), kernel.polynomial)),
+            Step("averaged over the query", sp.Eq(sp.Symbol("V"), expr, evaluate=False)),
+        ),
+        minimizer=sp.Dict({v: sp.S.One}),
+        attained=True,
+    )
+
+
+def _optimal_one_head(task: LinearRegression) -> Formula:
+    constant = loss_constant(task, SoftmaxAttention(heads=1))
+    # d log V / dt is rational in t although V carries the power -d/2.
+    slope = sum(sp.diff(factor, t) / factor for factor in sp.Mul.make_args(constant.expr))
+    quadratic = sp.Poly(sp.fraction(sp.cancel(slope))[0], t)
+    a, b, c = quadratic.all_coeffs()
+    # Divided by its value at 0 it is a t^2 + b t + 1; below 0 at t = 1/2, it has one root in between.
+    a, b = (_apart(sp.cancel(x / c), task.noise_var) for x in (a, b))
+    at_half = sp.factor(a / 4 + b / 2 + 1)
+    if not at_half.is_negative:
+        raise NotImplementedError(f"the sign of {at_half} is undecided: no root is isolated")
+    # This form of the root keeps its digits for large d, where the textbook form subtracts
+    # nearly equal numbers.
+    best = 2 / (-b + sp.sqrt(sp.expand(b**2 - 4 * a)))
+    return Formula(
+        "optimal loss constant, one softmax head",
+        constant.expr.subs(t, best),
+        validity=task.validity,
+        references=constant.references,
+        steps=(
+            *constant.steps,
+            Step("stationary points of log V", sp.Eq(quadratic.as_expr(), 0)),
+            Step("the one root in (0, 1/2)", sp.Eq(t, best)),
+        ),
+        minimizer=sp.Dict({t: best}),
+        attained=True,
+    )
+
+
+def _infimum_many_heads(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
+    """Lower bound from the positive kernel series, and the pair that approaches it."""
+    kernel = influence_kernel("softmax")
+    # K(u) = sum_m a_m u^m with a_m > 0 (c is a multiple of u in whitened coordinates), so V is at
+    # least the m = 1 term; consistency pins that term and no other.
+    constant = loss_constant(task, SoftmaxAttention(heads=2))
+    # V = N(t)/t with N(0) = 0, so its limit is N'(0).
+    times_t = sp.Add(*(t * term for term in _distribute(constant.expr).args))
+    if times_t.subs(t, 0) != 0:
+        raise NotImplementedError(f"t V = {times_t} does not vanish at t = 0")
+    infimum = sp.factor(sp.diff(times_t, t).subs(t, 0))
+    first_order = sp.series(kernel.polynomial * sp.exp(kernel.rate * U), U, 0, 2).removeO()
+    return Formula(
+        f"optimal loss constant, {_describe(attention)}",
+        sp.expand(infimum),
+        validity=task.validity,
+        references=constant.references,
+        steps=(
+            *constant.steps,
+            Step(
+                "kernel to first order; all coefficients are positive",
+                sp.Eq(sp.Symbol("K"), first_order),
+            ),
+            Step("limit of the symmetric pair as t -> 0", sp.Eq(sp.Symbol("V"), infimum)),
+        ),
+        attained=False,
+    )
+
+
+@lru_cache(maxsize=1)
+def _weight_slope() -> sp.Eq:
+    """d/dk of a softmax weight at k = 0: (score - mean score)/n, which centres the prompt.
+
+    With S = sum_j exp(k s_j), w_i = exp(k s_i)/S, so w_i' = w_i (s_i - S'/S); at k = 0 the weights
+    are 1/n and S'/S is the mean of the scores.
+    """
+    score, mean = sp.symbols("s_i mean_s", real=True)
+    log_sum = sp.log(n) + k * mean  # first order of log S at k = 0
+    weight = sp.exp(k * score - log_sum)
+    slope = sp.simplify(sp.diff(weight, k).subs(k, 0))
+    return sp.Eq(sp.Symbol("dw_i/dk"), slope)
+
+
+# -- algebra -------------------------------------------------------------------------------------
+
+
+def _in_t(expr: Any) -> Any:
+    """k^2 = t: the constants depend on the square only."""
+    return expr.subs(k, sp.sqrt(t)) if expr.has(k) else expr
+
+
+def _tidy(bracket: sp.Expr) -> sp.Expr:
+    """Partial fractions in k^2, so that the power of 1 - 2t stays the only power."""
+    if not bracket.has(k):
+        return bracket
+    terms = sp.apart(sp.cancel(_in_t(sp.cancel(bracket))), t)
+    return sp.Add(*(_positive_denominator(term) for term in sp.Add.make_args(terms)))
+
+
+def _positive_denominator(term: sp.Expr) -> sp.Expr:
+    """a/(2t - 1) as (-a)/(1 - 2t), for 0 < t < 1/2; common numeric factors cancel."""
+    numerator, denominator = sp.fraction(sp.factor(term))
+    constant, rest = sp.factor_terms(denominator).as_independent(t, as_Add=False)
+    for factor in sp.Mul.make_args(rest):
+        if factor.is_Add and factor.subs(t, 0).is_negative:
+            constant, rest = -constant, rest / factor * sp.expand(-factor)
+    return sp.factor(numerator / constant) / rest
+
+
+def _combine_opposite_powers(expr: sp.Expr) -> sp.Expr:
+    """(1 - 2t)^e and (1 + 2t)^e through artanh 2t, so that their difference has no cancellation.
+
+    (1 -+ 2t)^e = (1 - 4t^2)^{e/2} (cosh(e y) -+ sinh(e y)) with y = artanh 2t.
+    """
+    y, square = sp.atanh(2 * t), 1 - 4 * t**2
+    expr = _distribute(expr)
+
+    def through_artanh(base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
+        if base == 1 - 2 * t:
+            return square ** (exponent / 2) * (sp.cosh(exponent * y) - sp.sinh(exponent * y))
+        if base == 1 + 2 * t:
+            return square ** (exponent / 2) * (sp.cosh(exponent * y) + sp.sinh(exponent * y))
+        return sp.Pow(base, exponent)
+
+    combined = _distribute(expr.replace(sp.Pow, through_artanh))
+    collected = sp.collect(combined, sorted(combined.atoms(sp.sinh, sp.cosh), key=str))
+    return sp.Add(*(sp.factor_terms(term) for term in sp.Add.make_args(collected)))
+
+
+def _apart(expr: sp.Expr, variable: sp.Expr) -> sp.Expr:
+    """Partial fractions in `variable` where it is a symbol of `expr`."""
+    return sp.apart(expr, variable) if variable.is_Symbol and expr.has(variable) else expr
+
+
+def _distribute(expr: sp.Expr) -> sp.Expr:
+    """Products over sums at the top level only; `expand` would multiply out the powers as well."""
+    terms = []
+    for term in sp.Add.make_args(expr):
+        sums = [factor for factor in sp.Mul.make_args(term) if factor.is_Add]
+        rest = term / sp.Mul(*sums)
+        terms += [rest * sp.Mul(*parts) for parts in product(*(add.args for add in sums))]
+    return sp.Add(*terms)
+
+
+def _came_from_floats(attention: SoftmaxAttention) -> bool:
+    """Rationals with 12 or more digits were floats: the exact result has no readable form."""
+    entries = sp.Tuple(*(attention.scores or ()), *(attention.values or ()))
+    return any(number.q >= 10**12 for number in entries.atoms(sp.Rational))
+
+
+def _require_consistent(task: LinearRegression, attention: SoftmaxAttention) -> None:
+    gap = combined_scores(task, attention) - consistent_scores(task)
+    if gap.is_zero():
+        return
+    if not gap.free_symbols():
+        # Decimal inputs satisfy the condition up to their rounding.
+        matrices = attention.score_matrices(task)
+        assert attention.values is not None
+        size = sum(abs(v) * a.max_abs() for v, a in zip(attention.values, matrices, strict=True))
+        if gap.max_abs() <= size * sp.Rational(1, 10**13) * task.dim:
+            return
+    floor = limit_risk(task, attention)
+    raise InvalidInput(
+        f"the heads are not consistent: sum_h v_h A_h differs from Sigma^{{-1}}, so the risk tends "
+        f"to {sp.N(floor.expr, 6)} instead of 0 and no 1/n constant exists. Rescale the values."
+    )
+
+
+def _require_finite(condition: sp.Basic, head: int, matrix: Square) -> None:
+    if condition == sp.false:
+        raise OutOfDomain(
+            f"head {head}: Sigma^(1/2) A Sigma A' Sigma^(1/2) has an eigenvalue of at least 1/2, where "
+            f"the loss constant is infinite (one scalar head: t = k^2 must be below 1/2). Scale the "
+            f"scores down and the values up; A = {matrix}."
+        )
+
+
+def _describe(attention: Attention) -> str:
+    if isinstance(attention, LinearAttention):
+        return "centred linear attention" if attention.centered else "linear attention"
+    return "one softmax head" if attention.heads == 1 else f"{attention.heads} softmax heads"
