@@ -82,7 +82,9 @@ class SoftmaxAttention:
     @property
     def has_scalar_scores(self) -> bool:
         """True if scores are given and every head is a scalar head."""
-        return self.scores is not None and all(isinstance(s, sp.Expr) for s in self.scores)
+        return self.scores is not None and not any(
+            isinstance(s, sp.MatrixBase) for s in self.scores
+        )
 
     def score_matrices(self, task: LinearRegression) -> tuple[Square, ...]:
         """The matrices A_h in the coordinates of the task's features."""
@@ -92,7 +94,9 @@ class SoftmaxAttention:
             )
         inverse = task.feature_cov.inverse()
         return tuple(
-            inverse * s if isinstance(s, sp.Expr) else Square.coerce(s, task.dim, f"scores[{h}]")
+            Square.coerce(s, task.dim, f"scores[{h}]")
+            if isinstance(s, sp.MatrixBase)
+            else inverse * s
             for h, s in enumerate(self.scores)
         )
 
@@ -100,7 +104,7 @@ class SoftmaxAttention:
         parts = [f"heads={self.heads}"]
         if self.scores is not None:
             shown = ", ".join(
-                str(s) if isinstance(s, sp.Expr) else str(s.tolist()) for s in self.scores
+                str(s.tolist()) if isinstance(s, sp.MatrixBase) else str(s) for s in self.scores
             )
             parts.append(f"scores=({shown}{',' if self.heads == 1 else ''})")
         if self.values is not None:

@@ -38,7 +38,7 @@ def scalar(value: Any, name: str) -> sp.Expr:
         return sp.Rational(repr(value))
     if isinstance(value, int):
         return sp.Integer(value)
-    if isinstance(value, sp.Expr) and value.is_commutative:
+    if isinstance(value, sp.Expr) and not value.is_Matrix:
         if value.has(sp.nan, sp.oo, sp.zoo, -sp.oo) or value.is_finite is False:
             raise InvalidInput(f"{name} = {value} is not finite; pass a finite expression.")
         if value.has(sp.Float):

@@ -16,9 +16,9 @@ import sympy as sp
 
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
 from icltheory.errors import InvalidInput, OutOfDomain
-from icltheory.expansion import U, influence_kernel, query_average
+from icltheory.expansion import C, Kernel, U, influence_kernel, query_average
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
-from icltheory.limit import combined_scores, consistent_scores, limit_risk, scalar_heads
+from icltheory.limit import combined_scores, consistent_scores, head_limit, limit_risk, scalar_heads
 from icltheory.matrices import Square
 from icltheory.symbols import k, n, t, v
 from icltheory.task import LinearRegression
@@ -219,12 +219,13 @@ def _constant(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
     expr = sp.Add(*terms)
     if not expr.free_symbols and _came_from_floats(attention):
         expr = expr.evalf(30)
+    limit, _ = head_limit()
     steps = (
+        Step("limit of one head (q_h = A_h'x_q), by tilting", sp.Eq(sp.Symbol("f_h"), limit)),
         Step(
-            "kernel of a pair of heads, by tilting",
+            "kernel of a pair of heads, u = q_h'Sigma q_l and c = q_h'Sigma M Sigma q_l",
             sp.Eq(sp.Symbol("K"), kernel.polynomial * sp.exp(kernel.rate * U)),
         ),
-        Step("heads", sp.Tuple(*(sp.Symbol(f"v_{h + 1}") for h in range(attention.heads)))),
         Step(
             "sum over pairs, averaged over the query", sp.Eq(sp.Symbol("V"), expr, evaluate=False)
         ),
@@ -286,29 +287,40 @@ def _optimal_one_head(task: LinearRegression) -> Formula:
 
 
 def _infimum_many_heads(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
-    """Lower bound from the positive kernel series, and the pair that approaches it."""
+    """A lower bound for any heads, and the symmetric pair that approaches it.
+
+    K(u) = (R + noise + c) e^u is a positive combination of powers of Gram matrices (c being one as
+    well), so V is at least its part of first order, and consistency pins that part: it is the
+    kernel's first-order term at the single matrix sum_h v_h A_h = Sigma^{-1}.
+    """
     kernel = influence_kernel("softmax")
-    # K(u) = sum_m a_m u^m with a_m > 0 (c is a multiple of u in whitened coordinates), so V is at
-    # least the m = 1 term; consistency pins that term and no other.
+    eps = sp.Symbol("epsilon")
+    scaled = (kernel.polynomial * sp.exp(kernel.rate * U)).subs({U: eps * U, C: eps * C})
+    first_order = Kernel(sp.expand(sp.diff(scaled, eps).subs(eps, 0)), sp.S.Zero)
+    matrix = consistent_scores(task)
+    bound = sp.expand(query_average(task, first_order, matrix, matrix).bracket)
     constant = loss_constant(task, SoftmaxAttention(heads=2))
     # V = N(t)/t with N(0) = 0, so its limit is N'(0).
     times_t = sp.Add(*(t * term for term in _distribute(constant.expr).args))
-    if times_t.subs(t, 0) != 0:
-        raise NotImplementedError(f"t V = {times_t} does not vanish at t = 0")
-    infimum = sp.factor(sp.diff(times_t, t).subs(t, 0))
-    first_order = sp.series(kernel.polynomial * sp.exp(kernel.rate * U), U, 0, 2).removeO()
+    limit = sp.expand(sp.diff(times_t, t).subs(t, 0))
+    if times_t.subs(t, 0) != 0 or sp.expand(limit - bound) != 0:
+        raise NotImplementedError(f"the pair tends to {limit}, the lower bound is {bound}")
     return Formula(
         f"optimal loss constant, {_describe(attention)}",
-        sp.expand(infimum),
+        bound,
         validity=task.validity,
         references=constant.references,
         steps=(
             *constant.steps,
             Step(
-                "kernel to first order; all coefficients are positive",
-                sp.Eq(sp.Symbol("K"), first_order),
+                "lower bound for any heads: the kernel's first order, all orders being positive",
+                sp.Eq(sp.Symbol("K_1"), first_order.polynomial),
             ),
-            Step("limit of the symmetric pair as t -> 0", sp.Eq(sp.Symbol("V"), infimum)),
+            Step("averaged over the query", sp.Ge(sp.Symbol("V"), bound)),
+            Step(
+                "limit of the symmetric pair",
+                sp.Eq(sp.Limit(constant.expr, t, 0), limit, evaluate=False),
+            ),
         ),
         attained=False,
     )

@@ -1,0 +1,401 @@
+"""Comparison: predictions held against estimates, with the resolution that each row could reach.
+
+A row agrees if the estimate lies within five standard errors (plus a stated allowance) of the
+prediction *and* those five standard errors are small enough to have seen a deviation that matters.
+A row that could not have seen it has "poor resolution" and does not pass; a row without a finite
+standard error is "not testable this way" and neither passes nor fails. Exported: `compare`, `Row`,
+`Comparison`.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from icltheory import checks
+from icltheory.errors import InvalidInput
+
+AGREES = "agrees"
+DEVIATES = "deviates"
+POOR_RESOLUTION = "poor resolution"
+NOT_TESTABLE = "not testable this way"
+
+_SIGMAS = 5.0
+_RESOLUTION = 0.03  # a deviation of 3 % must have been visible, beyond the allowance
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prediction against one estimate; built by `compare`, which checks the arguments.
+
+    `z`, `resolution`, `verdict` and `reason` follow from the other fields and are never stored.
+    """
+
+    setting: dict[str, Any]
+    prediction: float
+    estimate: float
+    standard_error: float | None
+    allowance: float = 0.0
+    required: float = _RESOLUTION
+    note: str = field(default="")
+
+    @property
+    def testable(self) -> bool:
+        """True if the standard error and the prediction are finite numbers."""
+        error = self.standard_error
+        return error is not None and math.isfinite(error) and math.isfinite(self.prediction)
+
+    @property
+    def z(self) -> float:
+        """(estimate - prediction) / standard error; NaN if not testable."""
+        if not self.testable:
+            return math.nan
+        assert self.standard_error is not None
+        return (self.estimate - self.prediction) / self.standard_error
+
+    @property
+    def resolution(self) -> float:
+        """Smallest relative deviation this row could have detected; infinite at prediction 0."""
+        if not self.testable:
+            return math.nan
+        assert self.standard_error is not None
+        if self.prediction == 0:
+            return math.inf
+        return _SIGMAS * self.standard_error / abs(self.prediction) + self.allowance
+
+    @property
+    def verdict(self) -> str:
+        """One of "agrees", "deviates", "poor resolution", "not testable this way"."""
+        if not self.testable:
+            return NOT_TESTABLE
+        assert self.standard_error is not None
+        accepted = self.allowance * abs(self.prediction) + _SIGMAS * self.standard_error
+        # Written so that a NaN estimate deviates.
+        if not abs(self.estimate - self.prediction) <= accepted:
+            return DEVIATES
+        return AGREES if self.resolution <= self.required else POOR_RESOLUTION
+
+    @property
+    def reason(self) -> str:
+        """Why the row is not testable or has poor resolution, and the caller's note."""
+        parts = [self.note] if self.note else []
+        if self.verdict == NOT_TESTABLE and not math.isfinite(self.prediction):
+            parts.append(f"the prediction is {self.prediction}")
+        elif self.verdict == NOT_TESTABLE and not self.note:
+            parts.append(f"the estimator has no finite standard error ({self.standard_error})")
+        elif self.verdict == POOR_RESOLUTION:
+            parts.append(
+                f"only deviations above {self.resolution:.2g} would have been seen; "
+                f"{self.required:.2g} is required: draw more samples"
+            )
+        return "; ".join(parts)
+
+
+def compare(
+    setting: Mapping[str, Any],
+    prediction: Any,
+    estimate: Any,
+    standard_error: Any,
+    allowance: float = 0.0,
+    *,
+    required: float | None = None,
+    note: str = "",
+) -> Row:
+    """Hold one prediction against one estimate.
+
+    Parameters
+    ----------
+    setting: what was compared, e.g. {"prompt_length": 40}; numbers and text.
+    prediction, estimate: numbers.
+    standard_error: of the estimate, > 0; for deterministic rows the bound on its numerical error.
+        `None`, NaN or infinity make the row "not testable this way".
+    allowance: stated relative systematic deviation that is accepted (>= 0), e.g. 0.05 for a trained
+        model whose optimisation error is part of the claim.
+    required: largest resolution with which the row may pass; `None` is allowance + 0.03.
+    note: shown in `reason`, e.g. why the estimator has no variance.
+
+    Errors: `InvalidInput` for a standard error <= 0, a negative allowance, or what is no number.
+
+    >>> row = compare({"n": 40}, prediction=0.25, estimate=0.251, standard_error=0.001)
+    >>> round(row.z, 1), round(row.resolution, 3), row.verdict
+    (1.0, 0.02, 'agrees')
+    >>> compare({"n": 40}, 0.25, 0.251, 0.01).verdict
+    'poor resolution'
+    """
+    error = None if standard_error is None else _number(standard_error, "standard_error")
+    if error is not None and error <= 0:
+        raise InvalidInput(
+            f"standard_error = {error:g} is not positive; pass the bound on the numerical error of "
+            f"a deterministic estimate, or None if no error is known."
+        )
+    allowance = _number(allowance, "allowance")
+    required = allowance + _RESOLUTION if required is None else _number(required, "required")
+    for name, value in (("allowance", allowance), ("required", required)):
+        if not (0 <= value < math.inf):
+            raise InvalidInput(f"{name} = {value:g} must be a finite number of at least 0.")
+    if not isinstance(setting, Mapping):
+        raise InvalidInput(
+            f"setting has type {type(setting).__name__}; pass a dict such as {{'prompt_length': 40}}."
+        )
+    return Row(
+        {str(key): _plain(value) for key, value in setting.items()},
+        _number(prediction, "prediction"),
+        _number(estimate, "estimate"),
+        error,
+        allowance,
+        required,
+        note,
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows of prediction against estimate, as a table, a dict, a frame or a plot.
+
+    >>> table = Comparison.from_rows(
+    ...     [compare({"n": 10}, 0.4, 0.401, 0.001), compare({"n": 20}, 0.24, 0.239, 0.001)]
+    ... )
+    >>> table.passed, table.scaled(1.03).passed
+    (True, False)
+    >>> print(table)
+     n  prediction  estimate  std. error  allowance      z  resolution  verdict
+    10        0.4     0.401       0.001          0   1.00      0.0125  agrees
+    20       0.24     0.239       0.001          0  -1.00      0.0208  agrees
+    """
+
+    rows: tuple[Row, ...]
+
+    @staticmethod
+    def from_rows(rows: Iterable[Row]) -> Comparison:
+        """A comparison of these rows, in this order."""
+        rows = tuple(rows)
+        for row in rows:
+            if not isinstance(row, Row):
+                raise InvalidInput(
+                    f"a row has type {type(row).__name__}; build rows with numeric.compare."
+                )
+        return Comparison(rows)
+
+    @property
+    def passed(self) -> bool:
+        """True iff at least one row agrees and all others agree or are not testable this way."""
+        verdicts = [row.verdict for row in self.rows]
+        return AGREES in verdicts and all(v in (AGREES, NOT_TESTABLE) for v in verdicts)
+
+    def scaled(self, factor: float) -> Comparison:
+        """The negative control: the same rows with every prediction multiplied by `factor`."""
+        factor = _number(factor, "factor")
+        return Comparison(
+            tuple(replace(row, prediction=row.prediction * factor) for row in self.rows)
+        )
+
+    def __add__(self, other: Comparison) -> Comparison:
+        if not isinstance(other, Comparison):
+            return NotImplemented
+        return Comparison(self.rows + other.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    # -- exchange ----------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dict for strict JSON: NaN and infinities are the text "nan", "inf", "-inf"."""
+        return {"rows": [{k: _encode(v) for k, v in _record(row).items()} for row in self.rows]}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Comparison:
+        """The inverse of `to_dict`; z, resolution and verdict are computed afresh."""
+        try:
+            return Comparison(
+                tuple(
+                    compare(
+                        {k: _decode(v) for k, v in row["setting"].items()},
+                        _decode(row["prediction"]),
+                        _decode(row["estimate"]),
+                        _decode(row["standard_error"]),
+                        row["allowance"],
+                        required=row["required"],
+                        note=row["note"],
+                    )
+                    for row in data["rows"]
+                )
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(
+                f"this is not a dict written by Comparison.to_dict: {error!r}."
+            ) from error
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame, one row a comparison and one column a setting (needs pandas)."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise InvalidInput(
+                "to_frame needs pandas; install icltheory[frame], or use to_dict."
+            ) from error
+        records = []
+        for row in self.rows:
+            record = _record(row)
+            records.append({**record.pop("setting"), **record})
+        return pandas.DataFrame.from_records(records)
+
+    # -- display -----------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        header, body = self._table()
+        widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+        # Numbers to the right; the verdict, the last column, to the left.
+        lines = []
+        for cells in (header, *body):
+            padded = [
+                c.rjust(w) for c, w in zip(cells[:-1], widths[:-1], strict=True)
+            ]
+            lines.append("  ".join([*padded, cells[-1]]))
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        header, body = self._table()
+        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+        lines = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+            for cells in body
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        keys = self._setting_keys()
+        names = ("prediction", "estimate", "std. error", "allowance", "z", "resolution", "verdict")
+        body = []
+        for row in self.rows:
+            verdict = f"{row.verdict}: {row.reason}" if row.reason else row.verdict
+            numbers = (row.prediction, row.estimate, row.standard_error, row.allowance)
+            body.append(
+                [_cell(row.setting.get(key, "")) for key in keys]
+                + [_cell(x) for x in numbers]
+                + [f"{row.z:.2f}", f"{row.resolution:.3g}", verdict]
+            )
+        return [*keys, *names], body
+
+    def _setting_keys(self) -> list[str]:
+        return list(dict.fromkeys(key for row in self.rows for key in row.setting))
+
+    def plot(self, ax: Any = None, x: str | None = None) -> Any:
+        """Predictions as lines and estimates as points over the setting `x`; returns the axes.
+
+        Error bars are one standard error. `x` defaults to the first numeric setting that varies;
+        rows that differ in another setting become series of their own. Needs matplotlib.
+        """
+        x = self._varying_key() if x is None else x
+        series: dict[tuple, list[Row]] = {}
+        for row in self.rows:
+            if not _is_number(row.setting.get(x)):
+                raise InvalidInput(
+                    f"setting {x!r} is not a number in every row; "
+                    f"plot over one of {self._numeric_keys()}."
+                )
+            rest = tuple((k, v) for k, v in row.setting.items() if k != x)
+            series.setdefault(rest, []).append(row)
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            ax = plt.subplots()[1]
+        for number, (rest, rows) in enumerate(series.items()):
+            rows = sorted(rows, key=lambda row: row.setting[x])
+            label = ", ".join(f"{k} = {_cell(v)}" for k, v in rest) if len(series) > 1 else ""
+            suffix = f" ({label})" if label else ""
+            places, color = [row.setting[x] for row in rows], f"C{number % 10}"
+            errors = [row.standard_error if row.testable else 0.0 for row in rows]
+            ax.plot(places, [r.prediction for r in rows], color=color, label="prediction" + suffix)
+            ax.errorbar(
+                places,
+                [r.estimate for r in rows],
+                yerr=errors,
+                fmt="o",
+                capsize=2,
+                color=color,
+                label="estimate" + suffix,
+            )
+        ax.set_xlabel(x)
+        ax.set_ylabel("prediction and estimate")
+        ax.legend()
+        return ax
+
+    def _numeric_keys(self) -> list[str]:
+        return [
+            key
+            for key in self._setting_keys()
+            if all(_is_number(row.setting.get(key)) for row in self.rows)
+        ]
+
+    def _varying_key(self) -> str:
+        keys = self._numeric_keys()
+        varying = [key for key in keys if len({row.setting[key] for row in self.rows}) > 1]
+        if not keys:
+            raise InvalidInput("no setting is a number in every row, so there is nothing to plot over.")
+        return (varying or keys)[0]
+
+
+# -- cells and numbers -----------------------------------------------------------------------------
+
+
+def _record(row: Row) -> dict[str, Any]:
+    return {
+        "setting": row.setting,
+        "prediction": row.prediction,
+        "estimate": row.estimate,
+        "standard_error": row.standard_error,
+        "allowance": row.allowance,
+        "required": row.required,
+        "note": row.note,
+        "z": row.z,
+        "resolution": row.resolution,
+        "verdict": row.verdict,
+        "reason": row.reason,
+    }
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _encode(v) for k, v in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _decode(value: Any) -> Any:
+    return float(value) if value in ("nan", "inf", "-inf") else value
+
+
+def _number(value: Any, name: str) -> float:
+    value = checks.plain(value)
+    if isinstance(value, (bool, str, bytes)) or value is None:
+        raise InvalidInput(f"{name} = {value!r} is not a number.")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{name} has type {type(value).__name__}; pass one number.") from error
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON knows it; numbers of other packages as Python numbers, the rest as text."""
+    value = checks.plain(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if getattr(value, "is_Integer", False):
+        return int(value)
+    return float(value) if getattr(value, "is_Number", False) else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)

@@ -1,0 +1,551 @@
+"""Monte Carlo estimates of risks and loss constants, streamed, with standard errors.
+
+The objects are the risk E (f - theta.x_q)^2 of a real attention layer at prompt length n, and the
+constant lim n * risk of consistent softmax heads. Two samplers of the risk exist on purpose:
+"plain" draws whole prompts and evaluates the layer, the slow and obvious oracle; "reduced" draws
+one score coordinate a token and averages everything else exactly (derived here; the model is that
+of Cui et al., arXiv 2401.17426). Exported: `monte_carlo_risk`, `monte_carlo_constant`, `Estimate`,
+`Streaming`, and `sample_prompts` and `stream`, on which `validate` is built.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
+from icltheory.errors import InfiniteVariance, InvalidInput
+from icltheory.task import LinearRegression
+from numeric.arrays import TaskArrays, finite, matrix_array, positive_integers, task_arrays
+
+Seed = int | np.random.SeedSequence
+Sampler = Callable[[np.random.Generator, int], np.ndarray]
+
+_BUDGET = 2**25  # bytes that one batch may occupy with all its temporaries
+_LARGEST_PROMPT = 2**30  # bytes for a single prompt, above which the request is refused
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A sample mean with its standard error and the number of prompts (or queries) behind it."""
+
+    value: float
+    standard_error: float
+    prompts: int
+
+    @property
+    def relative_error(self) -> float:
+        """Standard error over |value|; infinite if the value is 0."""
+        return self.standard_error / abs(self.value) if self.value else math.inf
+
+
+class Streaming:
+    """Mean and variance of a stream of numbers in constant memory.
+
+    Batches are merged pairwise by the update of Chan, Golub and LeVeque (1983), which does not
+    cancel as a sum of squares would.
+
+    >>> stream = Streaming()
+    >>> stream.add([1.0, 2.0])
+    >>> stream.add([3.0, 6.0])
+    >>> stream.count, stream.mean, round(stream.variance, 4)
+    (4, 3.0, 4.6667)
+    """
+
+    __slots__ = ("_squares", "count", "mean")
+
+    def __init__(self) -> None:
+        self.count, self.mean, self._squares = 0, 0.0, 0.0
+
+    def add(self, values: Any) -> None:
+        """Take in one batch (any shape); an empty one changes nothing."""
+        values = np.asarray(values, dtype=float)
+        if values.size:
+            mean = float(values.mean())
+            self._merge(values.size, mean, float(np.square(values - mean).sum()))
+
+    def merge(self, other: Streaming) -> None:
+        """Take in everything that `other` has seen."""
+        if other.count:
+            self._merge(other.count, other.mean, other._squares)
+
+    def _merge(self, count: int, mean: float, squares: float) -> None:
+        total, step = self.count + count, mean - self.mean
+        self._squares += squares + step * step * (self.count * count / total)
+        self.mean += step * (count / total)
+        self.count = total
+
+    @property
+    def variance(self) -> float:
+        """Unbiased sample variance; NaN for fewer than two numbers."""
+        return self._squares / (self.count - 1) if self.count > 1 else math.nan
+
+    def estimate(self) -> Estimate:
+        """The mean with its standard error; NaN standard error for fewer than two numbers."""
+        error = math.sqrt(self.variance / self.count) if self.count > 1 else math.nan
+        return Estimate(self.mean, error, self.count)
+
+
+def monte_carlo_risk(
+    task: LinearRegression,
+    attention: Attention,
+    prompt_length: int,
+    *,
+    score_scale: float | None = None,
+    value_scale: float | None = None,
+    prompts: int = 100_000,
+    seed: Seed = 0,
+    sampler: Literal["reduced", "plain"] = "reduced",
+    batch: int | None = None,
+    progress: bool = False,
+) -> Estimate:
+    """Sampled risk E (f - theta.x_q)^2 of an attention layer at finite prompt length.
+
+    Parameters
+    ----------
+    attention: `SoftmaxAttention(scores=..., values=...)` with any heads;
+        `SoftmaxAttention(heads=1)` with score_scale k and value_scale v (A = k Sigma^{-1});
+        `SoftmaxAttention(heads=2)` with k and v for the pair of scores (k, -k) and values (v, -v),
+        consistent at v = 1/(2k); `LinearAttention(...)` with value_scale a and no score_scale.
+    prompt_length: n >= 1 (>= 2 for the centred layer).
+    prompts: number of independent prompts, at least 2.
+    seed: integer >= 0 or `numpy.random.SeedSequence`. Every batch has its own child seed, so the
+        same seed and `batch` give the same number.
+    sampler: "plain" draws features, coefficients, noise and query, and evaluates the layer.
+        "reduced" draws |x_q| and one N(0, 1) score a token and averages the rest exactly; it needs
+        scalar heads (A_h = k_h Sigma^{-1}) and has the smaller variance.
+    batch: prompts held in memory at once; `None` fits a batch into about 32 MB.
+    progress: show a progress bar on standard error.
+
+    The variance is finite at every score scale, but for t = k^2 >= 1/8 the squared error is so
+    heavy-tailed at large n that the standard error itself converges slowly; use
+    `numeric.exact_risk` there. Errors: `InvalidInput`. Source: derived here.
+
+    >>> import icltheory as icl
+    >>> task = icl.LinearRegression(dim=3, noise_var=0.4)
+    >>> pair = icl.SoftmaxAttention(heads=2)
+    >>> risk = monte_carlo_risk(
+    ...     task, pair, 15, score_scale=0.35, value_scale=0.9, prompts=20_000, seed=1
+    ... )
+    >>> abs(risk.value - 0.276) < 5 * risk.standard_error + 0.0005, risk.prompts
+    (True, 20000)
+    """
+    arrays = task_arrays(task)
+    n = single_length(prompt_length)
+    if sampler not in ("reduced", "plain"):
+        raise InvalidInput(f"sampler = {sampler!r} is unknown; pass 'reduced' or 'plain'.")
+    if isinstance(attention, LinearAttention):
+        scale = _linear_scale(attention, n, score_scale, value_scale)
+        if sampler == "reduced":
+            # One chi-square variable stands for the whole prompt.
+            draw, floats = _reduced_linear(arrays, n, attention.centered, scale), 4
+        else:
+            draw, floats = _plain_linear(arrays, n, attention.centered, scale), _plain_floats(
+                arrays, n
+            )
+    else:
+        heads = _heads(task, attention, score_scale, value_scale)
+        if sampler == "plain":
+            draw, floats = _plain_softmax(arrays, n, heads), _plain_floats(arrays, n)
+        else:
+            draw, floats = _reduced_softmax(arrays, n, heads), 4 * n
+    return stream(draw, floats, prompts=prompts, seed=seed, batch=batch, progress=progress)
+
+
+def monte_carlo_constant(
+    task: LinearRegression,
+    attention: SoftmaxAttention,
+    *,
+    score_scale: float | None = None,
+    value_scale: float | None = None,
+    prompts: int = 100_000,
+    seed: Seed = 0,
+) -> Estimate:
+    """Sampled constant lim n * risk of consistent softmax heads; only the query is drawn.
+
+    Averages sum_{h,l} v_h v_l exp(q_h'Sigma q_l) (q_h'Sigma M Sigma q_l + R + noise_var) over
+    queries, with q_h = A_h'x_q and R = tr(Sigma M).
+
+    Parameters
+    ----------
+    attention, score_scale, value_scale: as in `monte_carlo_risk`; a missing value_scale is the
+        consistent one, 1/k for one head and 1/(2k) for the pair.
+    prompts: number of independent queries, at least 2.
+
+    Errors: `InfiniteVariance` if Sigma^{1/2} sym(A_h Sigma A_l') Sigma^{1/2} has an eigenvalue of
+    at least 1/4 for a pair of heads with v_h v_l != 0 (one scalar head: t = k^2 >= 1/4);
+    `InvalidInput` if sum_h v_h A_h is not Sigma^{-1}, where no constant exists. Between 1/8 and 1/4
+    the standard error itself has infinite variance and tends to be too small.
+    Source: derived here (delta method and exponential tilting).
+
+    >>> import icltheory as icl
+    >>> task, head = icl.LinearRegression(dim=5), icl.SoftmaxAttention(heads=1)
+    >>> constant = monte_carlo_constant(task, head, score_scale=0.2, prompts=20_000)
+    >>> exact = float(icl.head_constant(task, [0.2], [5]))
+    >>> round(exact, 3), abs(constant.value - exact) < 5 * constant.standard_error
+    (31.995, True)
+    """
+    arrays = task_arrays(task)
+    if isinstance(attention, LinearAttention):
+        raise InvalidInput(
+            "linear attention needs no sampling: its constant is a polynomial, icl.loss_constant."
+        )
+    if (
+        isinstance(attention, SoftmaxAttention)
+        and attention.scores is None
+        and attention.heads <= 2
+        and score_scale
+        and value_scale is None
+    ):
+        value_scale = 1 / (attention.heads * _number(score_scale, "score_scale"))
+    heads = _heads(task, attention, score_scale, value_scale)
+    root, values = arrays.feature_root, heads.values
+    whitened = [root @ a @ root for a in heads.matrices]
+    _require_consistent(whitened, values)
+    _require_finite_variance(whitened, values, heads)
+    label_var = arrays.signal + arrays.noise_var
+    signal_form = root @ arrays.coef_cov @ root
+    total = math.fsum(values)
+    pairs = [
+        (h, other, values[h] * values[other] * (1 if other == h else 2))
+        for h in range(len(values))
+        for other in range(h, len(values))
+        if values[h] * values[other] != 0
+    ]
+
+    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
+        x = rng.standard_normal((size, arrays.dim))
+        q = [x @ b for b in whitened]
+        # exp = 1 + expm1: the parts with the 1 are known sums by consistency. Summing them over
+        # the pairs would subtract numbers of size v^2 for small opposite scores.
+        out = _form(x, signal_form, x) + total**2 * label_var
+        for h, other, weight in pairs:
+            u = np.einsum("bi,bi->b", q[h], q[other])
+            out += weight * np.expm1(u) * (_form(q[h], signal_form, q[other]) + label_var)
+        return out
+
+    return stream(draw, arrays.dim * (len(values) + 3), prompts=prompts, seed=seed)
+
+
+# -- prompts and streams, shared with validate -----------------------------------------------------
+
+
+def sample_prompts(
+    arrays: TaskArrays, prompt_length: int, size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """`size` fresh prompts: X (B, n, d), y (B, n), query (B, d), and theta.x_q (B,).
+
+    Coefficients are Gaussian with covariance M.
+
+    >>> import icltheory as icl
+    >>> arrays = task_arrays(icl.LinearRegression(dim=2))
+    >>> [a.shape for a in sample_prompts(arrays, 4, 3, np.random.default_rng(0))]
+    [(3, 4, 2), (3, 4), (3, 2), (3,)]
+    """
+    n, d = prompt_length, arrays.dim
+    features = rng.standard_normal((size, n, d)) @ arrays.feature_root
+    query = rng.standard_normal((size, d)) @ arrays.feature_root
+    theta = rng.standard_normal((size, d)) @ arrays.coef_root
+    labels = np.matmul(features, theta[:, :, None])[:, :, 0]
+    labels += math.sqrt(arrays.noise_var) * rng.standard_normal((size, n))
+    return features, labels, query, np.einsum("bj,bj->b", theta, query)
+
+
+def stream(
+    draw: Sampler,
+    floats: int,
+    *,
+    prompts: int,
+    seed: Seed,
+    batch: int | None = None,
+    progress: bool = False,
+) -> Estimate:
+    """Mean of `prompts` draws of `draw(rng, size)`, in batches of bounded memory.
+
+    `floats` is the number of float64 values that one draw occupies with its temporaries. Batch b
+    has the b-th child of `seed`, as `SeedSequence.spawn` gives it.
+
+    >>> estimate = stream(lambda rng, size: rng.random(size), 1, prompts=10_000, seed=0)
+    >>> abs(estimate.value - 0.5) < 5 * estimate.standard_error
+    True
+    """
+    total = int(_single(prompts, "prompts", 2))
+    if 8 * floats > _LARGEST_PROMPT:
+        raise InvalidInput(
+            f"one prompt would need {8 * floats / 2**30:.3g} GiB; sample shorter prompts, or use "
+            f"numeric.exact_risk, which takes any prompt length."
+        )
+    size = max(1, _BUDGET // (8 * floats)) if batch is None else int(_single(batch, "batch", 1))
+    size = min(size, total)
+    root = seed_sequence(seed)
+    batches = range(-(-total // size))
+    if progress:
+        from tqdm.auto import tqdm
+
+        batches = tqdm(batches, unit="batch")
+    accumulator = Streaming()
+    for b in batches:
+        rng = np.random.default_rng(child_seed(root, b))
+        accumulator.add(draw(rng, min(size, total - b * size)))
+    if not math.isfinite(accumulator.mean):
+        raise InvalidInput(
+            f"the sample mean is {accumulator.mean}: scores or values overflow float64. "
+            f"Pass smaller ones."
+        )
+    return accumulator.estimate()
+
+
+def seed_sequence(seed: Seed) -> np.random.SeedSequence:
+    """`seed` as a `SeedSequence`; `InvalidInput` for anything but an integer >= 0 or a sequence."""
+    if isinstance(seed, np.random.SeedSequence):
+        return seed
+    if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InvalidInput(
+            f"seed = {seed!r} is no seed; pass an integer >= 0 or a numpy.random.SeedSequence."
+        )
+    return np.random.SeedSequence(int(seed))
+
+
+def child_seed(root: np.random.SeedSequence, key: int) -> np.random.SeedSequence:
+    """The child of `root` with this key; unlike `spawn` it leaves no trace in `root`."""
+    return np.random.SeedSequence(
+        root.entropy, spawn_key=(*root.spawn_key, key), pool_size=root.pool_size
+    )
+
+
+def single_length(prompt_length: Any, minimum: int = 1) -> int:
+    """One prompt length as an int of at least `minimum`."""
+    return int(_single(prompt_length, "prompt_length", minimum))
+
+
+# -- the heads ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """Heads with numbers everywhere; `scales` are the k_h of scalar heads, else None."""
+
+    matrices: list[np.ndarray]
+    values: list[float]
+    scales: list[float] | None
+
+
+def _heads(task: LinearRegression, attention: Any, score_scale: Any, value_scale: Any) -> _Heads:
+    if not isinstance(attention, SoftmaxAttention):
+        raise InvalidInput(
+            f"attention has type {type(attention).__name__}; pass icl.SoftmaxAttention(...) or "
+            f"icl.LinearAttention(...)."
+        )
+    if attention.scores is None:
+        attention = _with_scales(attention, score_scale, value_scale)
+    elif score_scale is not None or value_scale is not None:
+        raise InvalidInput(
+            "this attention has its own scores; score_scale and value_scale must stay None."
+        )
+    if attention.values is None:
+        raise InvalidInput(
+            "this attention has scores but no values; pass "
+            "icl.SoftmaxAttention(scores=..., values=...)."
+        )
+    assert attention.scores is not None
+    free = set().union(*(x.free_symbols for x in (*attention.scores, *attention.values)))
+    if free:
+        names = ", ".join(sorted(str(s) for s in free))
+        raise InvalidInput(f"the heads still contain {names}; numbers are needed here.")
+    return _Heads(
+        [matrix_array(a) for a in attention.score_matrices(task)],
+        [float(v) for v in attention.values],
+        [float(k) for k in attention.scores] if attention.has_scalar_scores else None,
+    )
+
+
+def _with_scales(
+    attention: SoftmaxAttention, score_scale: Any, value_scale: Any
+) -> SoftmaxAttention:
+    if attention.heads > 2:
+        raise InvalidInput(
+            f"{attention.heads} heads have no canonical family; pass "
+            f"icl.SoftmaxAttention(scores=..., values=...)."
+        )
+    missing = [
+        name
+        for name, value in (("score_scale", score_scale), ("value_scale", value_scale))
+        if value is None
+    ]
+    if missing:
+        consistent = "1/k" if attention.heads == 1 else "1/(2k)"
+        raise InvalidInput(
+            f"{' and '.join(missing)} missing: pass score_scale=k and value_scale=v (consistent at "
+            f"v = {consistent}), or icl.SoftmaxAttention(scores=..., values=...)."
+        )
+    k, v = _number(score_scale, "score_scale"), _number(value_scale, "value_scale")
+    if attention.heads == 1:
+        return SoftmaxAttention(scores=[k], values=[v])
+    return SoftmaxAttention(scores=[k, -k], values=[v, -v])
+
+
+def _linear_scale(attention: LinearAttention, n: int, score_scale: Any, value_scale: Any) -> float:
+    if score_scale is not None:
+        raise InvalidInput("linear attention has no score_scale; pass value_scale=a only.")
+    if value_scale is None:
+        raise InvalidInput("value_scale missing: pass value_scale=a, f = (a/n) sum_i y_i x_i'x_q.")
+    if attention.centered and n < 2:
+        raise InvalidInput("prompt_length = 1: the centred layer divides by n - 1; pass n >= 2.")
+    return _number(value_scale, "value_scale")
+
+
+# -- samplers of the squared error -------------------------------------------------------------------
+
+
+def _reduced_softmax(arrays: TaskArrays, n: int, heads: _Heads) -> Sampler:
+    """Risk given |x_q| = r and the whitened scores z_i: all weights W_i are functions of these."""
+    if heads.scales is None:
+        raise InvalidInput(
+            "sampler='reduced' needs scalar heads (a number k_h means A_h = k_h Sigma^{-1}); "
+            "these are matrices. Pass sampler='plain'."
+        )
+    scales, values = heads.scales, heads.values
+    total = math.fsum(values)
+
+    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
+        radius = np.sqrt(rng.chisquare(arrays.dim, size))
+        z = rng.standard_normal((size, n))
+        weights = np.full((size, n), total / n)
+        for k, v in zip(scales, values, strict=True):
+            # w_i - 1/n = (e_i - mean e) / (n (1 + mean e)) with e_i = expm1(s_i - c) for any c: no
+            # cancellation between small opposite scores; c = max s_i, so nothing overflows.
+            e = (k * radius)[:, None] * z
+            e -= e.max(axis=1, keepdims=True)
+            np.expm1(e, out=e)
+            mean = e.mean(axis=1, keepdims=True)
+            e -= mean
+            e *= v / (n * (1 + mean))
+            weights += e
+        read = np.einsum("bi,bi->b", weights, z)
+        return _conditional_risk(arrays, radius, read, np.einsum("bi,bi->b", weights, weights))
+
+    return draw
+
+
+def _reduced_linear(arrays: TaskArrays, n: int, centered: bool, scale: float) -> Sampler:
+    """W_i = a r z_i / n, so that only sum z_i^2 matters; centring leaves n - 1 of the n terms."""
+    count = n - 1 if centered else n
+
+    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
+        radius = np.sqrt(rng.chisquare(arrays.dim, size))
+        power = rng.chisquare(count, size) / count
+        read = scale * radius * power
+        return _conditional_risk(arrays, radius, read, scale * radius * read / count)
+
+    return draw
+
+
+def _conditional_risk(
+    arrays: TaskArrays, radius: np.ndarray, read: np.ndarray, square: np.ndarray
+) -> np.ndarray:
+    """R times the risk at Sigma = I, M = I/d, noise_var/R, given r, sum W_i z_i and sum W_i^2.
+
+    With scores proportional to Sigma^{-1} the error is isotropic in whitened coordinates, so that
+    Sigma and M enter through R = tr(Sigma M) only.
+    """
+    d, noise = arrays.dim, arrays.noise_var / arrays.signal
+    return arrays.signal * ((radius - read) ** 2 / d + ((d - 1) / d + noise) * square)
+
+
+def _plain_floats(arrays: TaskArrays, n: int) -> int:
+    return n * (2 * arrays.dim + 4)
+
+
+def _plain_softmax(arrays: TaskArrays, n: int, heads: _Heads) -> Sampler:
+    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
+        features, labels, query, target = sample_prompts(arrays, n, size, rng)
+        prediction = np.zeros(size)
+        for a, v in zip(heads.matrices, heads.values, strict=True):
+            scores = np.matmul(features, (query @ a)[:, :, None])[:, :, 0]
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+            weights /= weights.sum(axis=1, keepdims=True)
+            prediction += v * (weights * labels).sum(axis=1)
+        return (prediction - target) ** 2
+
+    return draw
+
+
+def _plain_linear(arrays: TaskArrays, n: int, centered: bool, scale: float) -> Sampler:
+    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
+        features, labels, query, target = sample_prompts(arrays, n, size, rng)
+        whitened = np.linalg.solve(arrays.feature_cov, query.T).T
+        scores = np.matmul(features, whitened[:, :, None])[:, :, 0]
+        if centered:
+            labels = labels - labels.mean(axis=1, keepdims=True)
+            scores = scores - scores.mean(axis=1, keepdims=True)
+        prediction = scale / (n - 1 if centered else n) * (labels * scores).sum(axis=1)
+        return (prediction - target) ** 2
+
+    return draw
+
+
+# -- the constant ------------------------------------------------------------------------------------
+
+
+def _form(x: np.ndarray, matrix: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """x_b' matrix y_b for every row b."""
+    return np.einsum("bi,bi->b", x @ matrix, y)
+
+
+def _require_consistent(whitened: list[np.ndarray], values: list[float]) -> None:
+    dim = len(whitened[0])
+    gap = sum(v * b for v, b in zip(values, whitened, strict=True)) - np.eye(dim)
+    # Values and scores are floats: the sum is consistent up to the rounding of its largest term.
+    size = sum(abs(v) * np.abs(b).max() for v, b in zip(values, whitened, strict=True)) + 1
+    if np.abs(gap).max() > 1e-13 * dim * size:
+        raise InvalidInput(
+            f"the heads are not consistent: sum_h v_h A_h differs from Sigma^{{-1}} (by "
+            f"{np.abs(gap).max():.3g} in whitened coordinates), so the risk does not vanish and no "
+            f"1/n constant exists. Rescale the values."
+        )
+
+
+def _require_finite_variance(
+    whitened: list[np.ndarray], values: list[float], heads: _Heads
+) -> None:
+    for h, first in enumerate(whitened):
+        for other in range(h, len(whitened)):
+            if values[h] * values[other] == 0:
+                continue
+            pair = first @ whitened[other].T
+            bound = float(np.linalg.eigvalsh((pair + pair.T) / 2)[-1])
+            if bound < 0.25 - 1e-12:
+                continue
+            if heads.scales is not None and h == other:
+                where = f"t = k^2 = {bound:.6g} of head {h}"
+            else:
+                where = (
+                    f"the largest eigenvalue {bound:.6g} of Sigma^(1/2) sym(A_{h} Sigma A_{other}') "
+                    f"Sigma^(1/2)"
+                )
+            raise InfiniteVariance(
+                f"{where} is not below 1/4, where the variance of the sampled constant becomes "
+                f"infinite. Use the closed form icl.head_constant, or the quadrature "
+                f"numeric.exact_risk at finite n."
+            )
+
+
+# -- numbers -----------------------------------------------------------------------------------------
+
+
+def _number(value: Any, name: str) -> float:
+    array = finite(value, name)
+    if array.shape != ():
+        raise InvalidInput(f"{name} has shape {array.shape}; pass one number.")
+    return float(array)
+
+
+def _single(value: Any, name: str, minimum: int) -> float:
+    array = positive_integers(value, name, minimum)
+    if array.shape != ():
+        raise InvalidInput(f"{name} has shape {array.shape}; pass one integer.")
+    return float(array)

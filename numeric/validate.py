@@ -1,0 +1,202 @@
+"""Hold any in-context learner against the theory of attention layers.
+
+A model is a callable (X (B, n, d), y (B, n), query (B, d)) -> prediction (B,). Its risk on fresh
+prompts is compared with the smallest risk that a layer of softmax or linear attention can have at
+the same prompt length (Cui et al., arXiv 2401.17426; the exact risks are derived here). Exported:
+`validate`, `measure_risk`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
+from icltheory.errors import InvalidInput
+from icltheory.task import LinearRegression
+from numeric.arrays import positive_integers, task_arrays
+from numeric.compare import Comparison, compare
+from numeric.montecarlo import (
+    Estimate,
+    Seed,
+    child_seed,
+    sample_prompts,
+    seed_sequence,
+    single_length,
+    stream,
+)
+from numeric.risk import optimal_risk
+
+Model = Callable[..., Any]
+
+_THEORIES: tuple[Attention, ...] = (
+    SoftmaxAttention(heads=1),
+    SoftmaxAttention(heads=2),
+    LinearAttention(),
+)
+
+
+def validate(
+    model: Model,
+    task: LinearRegression,
+    prompt_lengths: Any,
+    attention: Attention | None = None,
+    *,
+    prompts: int = 20_000,
+    seed: Seed = 0,
+    allowance: float = 0.05,
+) -> Comparison:
+    """Compare a model's risk on fresh prompts with the optimal risk of an attention layer.
+
+    Parameters
+    ----------
+    model: callable (X (B, n, d), y (B, n), query (B, d)) -> prediction (B,). It gets float64 arrays,
+        or, if it has `parameters` or `framework == "torch"`, tensors without gradients in the dtype
+        and on the device of its first parameter. It is called as it is (put it in evaluation mode
+        first).
+    prompt_lengths: one length n or a sequence of them.
+    attention: the layer that the model is held against, `model.attention` if it has one; otherwise
+        every length gets three rows (one softmax head, two heads, linear attention), which show
+        the layer that the model behaves like.
+    prompts: fresh prompts a length. seed: as in `monte_carlo_risk`; the prompts of a length do not
+        depend on the other lengths.
+    allowance: relative distance from the optimum that is accepted as optimisation error.
+
+    Errors: `InvalidInput` if the model fails, or returns another shape or NaN.
+
+    >>> import icltheory as icl
+    >>> def gradient_step(X, y, query):
+    ...     n = y.shape[1]
+    ...     return np.einsum("bi,bij,bj->b", y, X, query) / (n + 6)
+    >>> table = validate(gradient_step, icl.LinearRegression(dim=5), 20, icl.LinearAttention())
+    >>> [row.verdict for row in table]
+    ['agrees']
+    """
+    task_arrays(task)
+    lengths = [int(n) for n in positive_integers(prompt_lengths, "prompt_lengths").ravel()]
+    if attention is None:
+        attention = getattr(model, "attention", None)
+    theories = _THEORIES if attention is None else (attention,)
+    root = seed_sequence(seed)
+    rows = []
+    for n in lengths:
+        measured = measure_risk(model, task, n, prompts=prompts, seed=child_seed(root, n))
+        for theory in theories:
+            prediction = float(optimal_risk(task, theory, n).risk)
+            # A model without any error has no spread either; what remains is rounding.
+            rounding = np.finfo(float).eps * max(prediction, measured.value)
+            rows.append(
+                compare(
+                    {"prompt_length": n, "theory": _describe(theory)},
+                    prediction,
+                    measured.value,
+                    max(measured.standard_error, rounding),
+                    allowance,
+                )
+            )
+    return Comparison.from_rows(rows)
+
+
+def measure_risk(
+    model: Model,
+    task: LinearRegression,
+    prompt_length: int,
+    *,
+    prompts: int = 20_000,
+    seed: Seed = 0,
+    batch: int | None = None,
+) -> Estimate:
+    """Mean of (prediction - theta.x_q)^2 of a model over fresh prompts, with its standard error.
+
+    `model` and errors as in `validate`; `batch` prompts go through the model at once (`None`: as
+    many as fit into about 32 MB of prompts).
+
+    >>> import icltheory as icl
+    >>> zero = lambda X, y, query: np.zeros(len(X))
+    >>> risk = measure_risk(zero, icl.LinearRegression(dim=3), 4)
+    >>> abs(risk.value - 1) < 5 * risk.standard_error
+    True
+    """
+    arrays = task_arrays(task)
+    n = single_length(prompt_length)
+    call = _array_caller(model)
+
+    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
+        features, labels, query, target = sample_prompts(arrays, n, size, rng)
+        return (call(features, labels, query) - target) ** 2
+
+    floats = n * (2 * arrays.dim + 4)
+    return stream(draw, floats, prompts=prompts, seed=seed, batch=batch)
+
+
+def _array_caller(model: Model) -> Callable[..., np.ndarray]:
+    """The model as a checked function of float64 arrays."""
+    if not callable(model):
+        raise InvalidInput(
+            f"model has type {type(model).__name__}; pass a callable "
+            f"(X[B,n,d], y[B,n], query[B,d]) -> prediction[B]."
+        )
+    uses_torch = hasattr(model, "parameters") or getattr(model, "framework", None) == "torch"
+    run = _torch_caller(model) if uses_torch else model
+
+    def call(*prompt: np.ndarray) -> np.ndarray:
+        shapes = ", ".join(
+            f"{name} {array.shape}"
+            for name, array in zip(("X", "y", "query"), prompt, strict=True)
+        )
+        size = len(prompt[0])
+        try:
+            output = run(*prompt)
+        except Exception as error:
+            raise InvalidInput(
+                f"the model raised {type(error).__name__}: {error}, when called with {shapes}. "
+                f"It must take (X[B,n,d], y[B,n], query[B,d]) and return shape (B,) = ({size},)."
+            ) from error
+        try:
+            prediction = np.asarray(output, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(
+                f"the model returned {type(output).__name__} where an array of shape "
+                f"(B,) = ({size},) is expected."
+            ) from error
+        if prediction.shape != (size,):
+            raise InvalidInput(
+                f"the model returned shape {prediction.shape} for {shapes}; "
+                f"expected (B,) = ({size},), one prediction a prompt."
+            )
+        if not np.all(np.isfinite(prediction)):
+            bad = int(np.sum(~np.isfinite(prediction)))
+            raise InvalidInput(
+                f"{bad} of {size} predictions of the model are NaN or infinite for {shapes}; "
+                f"expected shape (B,) of finite numbers."
+            )
+        return prediction
+
+    return call
+
+
+def _torch_caller(model: Any) -> Model:
+    import torch
+
+    parameters = model.parameters() if hasattr(model, "parameters") else iter(())
+    first = next(iter(parameters), None)
+    dtype = torch.float64 if first is None else first.dtype
+    device = "cpu" if first is None else first.device
+
+    def run(*prompt: np.ndarray) -> Any:
+        tensors = [torch.as_tensor(array, dtype=dtype, device=device) for array in prompt]
+        with torch.no_grad():
+            output = model(*tensors)
+        if isinstance(output, torch.Tensor):
+            output = output.detach().cpu().double().numpy()
+        return output
+
+    return run
+
+
+def _describe(attention: Attention) -> str:
+    if isinstance(attention, LinearAttention):
+        return "centred linear attention" if attention.centered else "linear attention"
+    return "one softmax head" if attention.heads == 1 else f"{attention.heads} softmax heads"
