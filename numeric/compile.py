@@ -77,7 +77,7 @@ class Evaluator:
         return mpmath.matrix(table) if self.backend == "mpmath" else table
 
     def _numpy(self, arguments: list[Any], valid: Any) -> Any:
-        shape = np.broadcast_shapes(*(np.shape(a) for a in arguments))
+        shape = self._broadcast_shape(arguments)
         results = self._entries(*arguments)
         if self._shape is None:
             out = (
@@ -93,10 +93,23 @@ class Evaluator:
             out = np.array(out)
         return float(out) if np.ndim(out) == 0 else np.asarray(out, dtype=float)
 
+    def _broadcast_shape(self, arguments: list[Any]) -> tuple[int, ...]:
+        shapes = {name: np.shape(a) for name, a in zip(self.arguments, arguments, strict=True)}
+        try:
+            return np.broadcast_shapes(*shapes.values())
+        except ValueError as error:
+            shown = ", ".join(f"{name}: {shape}" for name, shape in shapes.items())
+            raise InvalidInput(
+                f"the shapes do not broadcast ({shown}); add axes so that they do."
+            ) from error
+
     def _torch(self, arguments: list[Any], results: list[Any], valid: Any) -> Any:
         import torch
 
-        tensors = [torch.as_tensor(r, dtype=torch.float64) for r in (*arguments, *results)]
+        tensors = [
+            r if isinstance(r, torch.Tensor) else torch.as_tensor(float(r), dtype=torch.float64)
+            for r in (*arguments, *results)
+        ]
         tensors = list(torch.broadcast_tensors(*tensors))[len(arguments) :]
         out = tensors[0]
         if self._shape is not None:
@@ -117,10 +130,9 @@ class Evaluator:
         return mask
 
     def _message(self, condition: Any, arguments: list[Any], truth: Any) -> str:
+        names = {symbol.name for symbol in condition.free_symbols}
         involved = [
-            (s, a)
-            for s, a in zip(self._symbols, arguments, strict=True)
-            if s in condition.free_symbols
+            (s, a) for s, a in zip(self._symbols, arguments, strict=True) if s.name in names
         ]
         # The first offending point is shown; the mask may have a smaller shape than the arguments.
         shown = ", ".join(f"{s} = {_first_bad(a, truth):.6g}" for s, a in involved)
@@ -196,7 +208,7 @@ def _argument(value: Any, name: str, backend: str) -> Any:
     if backend == "torch":
         import torch
 
-        tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(value)
+        tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
         tensor = tensor if tensor.is_floating_point() else tensor.to(torch.float64)
         if not bool(torch.isfinite(tensor).all()):
             raise InvalidInput(f"{name} contains NaN or infinite entries; pass finite numbers.")

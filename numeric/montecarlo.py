@@ -290,12 +290,13 @@ def stream(
     accumulator = Streaming()
     for b in batches:
         rng = np.random.default_rng(child_seed(root, b))
-        accumulator.add(draw(rng, min(size, total - b * size)))
-    if not math.isfinite(accumulator.mean):
-        raise InvalidInput(
-            f"the sample mean is {accumulator.mean}: scores or values overflow float64. "
-            f"Pass smaller ones."
-        )
+        values = draw(rng, min(size, total - b * size))
+        if not np.all(np.isfinite(values)):
+            raise InvalidInput(
+                "squared errors are NaN or infinite: scores or values overflow float64. "
+                "Pass smaller ones."
+            )
+        accumulator.add(values)
     return accumulator.estimate()
 
 

@@ -1,0 +1,524 @@
+"""Claims of Cui et al., "Superiority of Multi-Head Attention in In-Context Linear Regression".
+
+The abstract (arXiv 2401.17426) announces risks of order 1/n for one and for several heads, with a
+smaller constant for several heads, also for noisy labels and correlated features. It contains no
+formula; the constants are derived by `icltheory`. Every claim is held against exact quadrature at
+large n, against simulation of the real softmax layer, and against trained models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+import icltheory as icl
+from icltheory.attention import Attention
+from icltheory.formula import CUI, Formula
+from icltheory.symbols import d, noise_var, t
+from numeric.claims.base import Claim, Effort, Part, Progress, register
+from numeric.compare import Comparison, Row, compare
+from numeric.montecarlo import Estimate, monte_carlo_constant, monte_carlo_risk
+from numeric.plot import Figure, Series
+from numeric.risk import exact_risk, optimal_risk
+from numeric.validate import measure_risk
+
+DIM = 5
+BASE = icl.LinearRegression(dim=DIM)
+ONE, TWO, LINEAR = (
+    icl.SoftmaxAttention(heads=1),
+    icl.SoftmaxAttention(heads=2),
+    icl.LinearAttention(),
+)
+NOISES = (0.25, 1.0)
+CORRELATED = icl.LinearRegression(
+    dim=DIM, feature_cov=[[0.5 ** abs(i - j) for j in range(DIM)] for i in range(DIM)]
+)
+# Score scale at which the symmetric pair stands for its limit k -> 0: k^2 changes the risk by less
+# than 1e-4 of itself for the prompt lengths used here.
+SMALL = 0.02
+# Accepted deviation of a trained risk from the predicted optimum: optimisation is not exact.
+TRAINED = 0.05
+COLOURS = {"one head": 0, "two heads": 1, "same sign": 2, "linear attention": 3}
+
+
+# -- predictions ---------------------------------------------------------------------------------
+
+
+def loss_constant(task: icl.LinearRegression, attention: Attention, scale: float) -> float:
+    """lim n * risk on the consistent manifold at t = scale, derived."""
+    return float(icl.loss_constant(task, attention).subs(t=scale))
+
+
+def optimal_constant(task: icl.LinearRegression, attention: Attention) -> tuple[float, float]:
+    """Infimum of lim n * risk, and its t (0 where it is not attained)."""
+    best = icl.optimal_loss_constant(task, attention)
+    scale = float(best.minimizer[t]) if best.minimizer and t in best.minimizer else 0.0
+    return float(best), scale
+
+
+# -- experiments ---------------------------------------------------------------------------------
+
+
+def quadrature_rows(task: icl.LinearRegression, label: dict[str, Any]) -> Iterable[Row]:
+    """n * risk by quadrature at n = 1e8 against the constants; the error is its change from 1e7."""
+    near, far = 1e7, 1e8
+    best, scale = optimal_constant(task, ONE)
+    for factor in (0.5, 1.0):
+        k = math.sqrt(factor * scale)
+        values = [
+            n * exact_risk(task, ONE, n, score_scale=k, value_scale=1 / k) for n in (near, far)
+        ]
+        yield compare(
+            {**label, "quantity": f"one head, t = {factor * scale:.5f}, n * risk at n = 1e8"},
+            loss_constant(task, ONE, factor * scale),
+            values[1],
+            abs(values[1] - values[0]),
+        )
+    for name, attention, constant in (
+        ("one head", ONE, best),
+        ("two heads", TWO, optimal_constant(task, TWO)[0]),
+    ):
+        near_value, far_value = (
+            n * float(optimal_risk(task, attention, n).risk) for n in (near, far)
+        )
+        yield compare(
+            {**label, "quantity": f"{name}, best parameters, n * risk at n = 1e8"},
+            constant,
+            far_value,
+            abs(far_value - near_value),
+        )
+
+
+def query_rows(task: icl.LinearRegression, effort: Effort, label: dict[str, Any]) -> Iterable[Row]:
+    """The constants against averages over sampled queries (finite variance: t < 1/4)."""
+    scale = optimal_constant(task, ONE)[1]
+    for name, attention, heads, at in (
+        ("one head", ONE, 1, scale),
+        ("two heads", TWO, 2, 0.02),
+    ):
+        k = math.sqrt(at)
+        estimate = monte_carlo_constant(
+            task,
+            attention,
+            score_scale=k,
+            value_scale=1 / (heads * k),
+            prompts=20 * effort.prompts,
+            seed=1,
+        )
+        yield _row(
+            {**label, "quantity": f"{name}, t = {at:.5f}, constant over sampled queries"},
+            loss_constant(task, attention, at),
+            estimate,
+        )
+
+
+def layer_rows(
+    task: icl.LinearRegression,
+    lengths: Iterable[int],
+    effort: Effort,
+    label: dict[str, Any],
+    heads: tuple[int, ...] = (1, 2),
+) -> Iterable[Row]:
+    """The real softmax layer, token by token, at given parameters, against its exact risk."""
+    scale = optimal_constant(task, ONE)[1]
+    for n in lengths:
+        # The cost of a prompt grows with n; the precision asked for does not.
+        prompts = 8 * effort.prompts
+        if 1 in heads:
+            k = math.sqrt(scale)
+            estimate = monte_carlo_risk(
+                task,
+                ONE,
+                n,
+                score_scale=k,
+                value_scale=1 / k,
+                prompts=prompts,
+                seed=n,
+                sampler="plain",
+            )
+            yield _row(
+                {**label, "n": n, "heads": 1, "layer": f"k = {k:.4f}, v = 1/k"},
+                float(exact_risk(task, ONE, n, score_scale=k, value_scale=1 / k)),
+                estimate,
+            )
+        if 2 in heads:
+            estimate = monte_carlo_risk(
+                task,
+                TWO,
+                n,
+                score_scale=SMALL,
+                value_scale=1 / (2 * SMALL),
+                prompts=prompts,
+                seed=n + 1,
+                sampler="plain",
+            )
+            yield _row(
+                {**label, "n": n, "heads": 2, "layer": f"k = +-{SMALL}, v = +-1/(2k)"},
+                float(exact_risk(task, TWO, n, value_scale=1.0)),
+                estimate,
+            )
+
+
+def trained(
+    task: icl.LinearRegression, heads: int, n: int, effort: Effort, start: str = "opposite"
+) -> tuple[Estimate, dict[str, Any]]:
+    """Train a layer with full score matrices; its risk on fresh prompts and what it learned."""
+    from numeric import finite
+
+    model = finite.SoftmaxAttention(DIM, heads=heads, values=start, seed=n + heads)
+    finite.train(model, task, n, steps=effort.training_steps, seed=n, progress=False)
+    risk = measure_risk(model, task, n, prompts=2 * effort.prompts, seed=10_000 + n)
+    learned = model.learned(task)
+    return risk, {
+        "learned k": _signed(learned.score_scales),
+        "learned v": _signed(learned.values),
+    }
+
+
+def trained_row(
+    task: icl.LinearRegression,
+    heads: int,
+    n: int,
+    effort: Effort,
+    label: dict[str, Any],
+    start: str = "opposite",
+) -> Row:
+    """A trained layer against the predicted optimum (of one head, for values of the same sign)."""
+    risk, learned = trained(task, heads, n, effort, start)
+    best = optimal_risk(task, ONE if heads == 1 or start == "same" else TWO, n)
+    setting = {
+        **label,
+        "n": n,
+        "heads": heads,
+        **({"start": start} if heads > 1 else {}),
+        **learned,
+    }
+    if heads == 1:
+        setting["predicted k, v"] = f"{float(best.score_scale):.3f}, {float(best.value_scale):.3f}"
+    elif start == "same":
+        setting["predicted k, v"] = (
+            f"sum v = {float(best.value_scale):.3f} at k = {float(best.score_scale):.3f}"
+        )
+    else:
+        setting["predicted k, v"] = f"sum v k = {float(best.value_scale):.3f}, sum v = 0"
+    return _row(setting, float(best.risk), risk, allowance=TRAINED)
+
+
+# -- figures -------------------------------------------------------------------------------------
+
+
+def risk_lines(
+    task: icl.LinearRegression, names: Iterable[str], suffix: str = ""
+) -> tuple[Series, ...]:
+    """Predicted optimal risk against prompt length, one line an architecture."""
+    lengths = np.unique(np.round(np.geomspace(10, 1000, 25))).astype(int)
+    kinds = {"one head": ONE, "two heads": TWO, "linear attention": LINEAR}
+    return tuple(
+        Series(
+            f"{name}, predicted{suffix}",
+            tuple(float(n) for n in lengths),
+            tuple(float(r) for r in optimal_risk(task, kinds[name], lengths).risk),
+            color=COLOURS[name],
+        )
+        for name in names
+    )
+
+
+def points(label: str, rows: Iterable[Row], x: str, color: int) -> Series:
+    """Measured estimates of rows as points with one standard error."""
+    rows = list(rows)
+    return Series(
+        label,
+        tuple(float(row.setting[x]) for row in rows),
+        tuple(row.estimate for row in rows),
+        tuple(float(row.standard_error or 0.0) for row in rows),
+        color,
+    )
+
+
+def risk_figure(title: str, caption: str, lines: Any, measured: Any) -> Figure:
+    """Risk against prompt length on log axes."""
+    return Figure(title, "prompt length n", "risk", caption, tuple(lines), tuple(measured))
+
+
+# -- the claims ----------------------------------------------------------------------------------
+
+
+def _single_head(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+    progress("quadrature", 0.0)
+    exact = [row for row in quadrature_rows(BASE, {}) if "one head" in row.setting["quantity"]]
+    k = math.sqrt(optimal_constant(BASE, ONE)[1])
+    slopes = [
+        math.log10(exact_risk(BASE, ONE, 10 * n, score_scale=k, value_scale=1 / k))
+        - math.log10(exact_risk(BASE, ONE, n, score_scale=k, value_scale=1 / k))
+        for n in (1e5, 1e6)
+    ]
+    exact.append(
+        compare(
+            {"quantity": "exponent of n between n = 1e6 and 1e7"},
+            -1.0,
+            slopes[1],
+            abs(slopes[1] - slopes[0]),
+        )
+    )
+    exact += [row for row in query_rows(BASE, effort, {}) if "one head" in row.setting["quantity"]]
+    progress("simulation of the layer", 0.1)
+    layer = list(layer_rows(BASE, (50, 200), effort, {}, heads=(1,)))
+    models = []
+    for i, n in enumerate(effort.prompt_lengths):
+        progress(f"training one head at n = {n}", 0.3 + 0.7 * i / len(effort.prompt_lengths))
+        models.append(trained_row(BASE, 1, n, effort, {}))
+    figure = risk_figure(
+        "One softmax head: risk of order 1/n",
+        "Predicted optimal risk of one head (line) and its 1/n asymptote; trained one-head models with "
+        "full score matrices lie on the line (points, one standard error).",
+        (*risk_lines(BASE, ["one head"]), _asymptote(BASE, ONE, "one head")),
+        [points("one head, trained", models, "n", COLOURS["one head"])],
+    )
+    return _parts(exact, layer, models), figure
+
+
+def _several_heads(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+    progress("quadrature", 0.0)
+    exact = [row for row in quadrature_rows(BASE, {}) if "two heads" in row.setting["quantity"]]
+    exact += [row for row in query_rows(BASE, effort, {}) if "two heads" in row.setting["quantity"]]
+    progress("simulation of the layer", 0.1)
+    layer = list(layer_rows(BASE, (50, 200), effort, {}, heads=(2,)))
+    models = []
+    for i, n in enumerate(effort.prompt_lengths):
+        progress(f"training two heads at n = {n}", 0.3 + 0.7 * i / len(effort.prompt_lengths))
+        models.append(trained_row(BASE, 2, n, effort, {}))
+    figure = risk_figure(
+        "Two softmax heads: the constant of linear attention",
+        "Predicted risk of two heads in the limit of small opposite scores, and of linear attention "
+        "(lines): they differ by one example. Trained two-head models started with values of opposite "
+        "sign lie on the line (points, one standard error).",
+        risk_lines(BASE, ["two heads", "linear attention"]),
+        [points("two heads, trained", models, "n", COLOURS["two heads"])],
+    )
+    return _parts(exact, layer, models), figure
+
+
+def _advantage(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+    progress("quadrature", 0.0)
+    gain = float(icl.multihead_gain(BASE))
+    ratios = [
+        _ratio(optimal_risk(BASE, ONE, n).risk, optimal_risk(BASE, TWO, n).risk) for n in (1e7, 1e8)
+    ]
+    exact = [
+        compare({"quantity": "risk ratio at n = 1e8"}, gain, ratios[1], abs(ratios[1] - ratios[0]))
+    ]
+    progress("simulation of the layer", 0.1)
+    layer = []
+    for n in (50, 200):
+        rows = list(layer_rows(BASE, (n,), effort, {}))
+        layer.append(_ratio_row({"n": n, "quantity": "risk ratio of the simulated layers"}, *rows))
+    lengths = effort.prompt_lengths
+    models, pairs, same = [], [], []
+    for i, n in enumerate(lengths):
+        progress(f"training at n = {n}", 0.3 + 0.5 * i / len(lengths))
+        one, two = trained_row(BASE, 1, n, effort, {}), trained_row(BASE, 2, n, effort, {})
+        pairs += [one, two]
+        models.append(
+            _ratio_row({"n": n, "quantity": "risk ratio of the trained models"}, one, two, TRAINED)
+        )
+    middle = lengths[len(lengths) // 2]
+    progress(f"training two heads of the same sign at n = {middle}", 0.85)
+    same.append(trained_row(BASE, 2, middle, effort, {}, start="same"))
+    figure = risk_figure(
+        "One head against two heads",
+        f"Predicted optimal risks (lines; the ratio tends to {gain:.3f}) and trained models (points, one "
+        "standard error). Two heads whose values start with the same sign stay at the one-head optimum: "
+        "a second basin, so several heads win only if their values can take opposite signs.",
+        risk_lines(BASE, ["one head", "two heads"]),
+        [
+            points("one head, trained", pairs[0::2], "n", COLOURS["one head"]),
+            points("two heads, opposite start", pairs[1::2], "n", COLOURS["two heads"]),
+            points("two heads, same-sign start", same, "n", COLOURS["same sign"]),
+        ],
+    )
+    parts = _parts(exact, layer, models)
+    return (
+        *parts,
+        Part("second basin: values started with the same sign", Comparison.from_rows(same), 1.3),
+    ), figure
+
+
+def _noisy_labels(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+    exact, layer, models, lines, measured = [], [], [], [], []
+    n = effort.prompt_lengths[len(effort.prompt_lengths) // 2]
+    for i, noise in enumerate(NOISES):
+        task, label = icl.LinearRegression(dim=DIM, noise_var=noise), {"noise_var": noise}
+        progress(f"noise variance {noise}: simulation", i / len(NOISES))
+        exact += quadrature_rows(task, label)
+        layer += layer_rows(task, (50,), effort, label)
+        for heads in (1, 2):
+            progress(
+                f"noise variance {noise}: training {heads} head(s)", (i + 0.3 * heads) / len(NOISES)
+            )
+            models.append(trained_row(task, heads, n, effort, label))
+    noises = np.linspace(0, 1.2, 13)
+    for name, attention, index in (("one head", ONE, 0), ("two heads", TWO, 1)):
+        values = [
+            optimal_risk(icl.LinearRegression(dim=DIM, noise_var=float(x)), attention, n)
+            for x in noises
+        ]
+        lines.append(
+            Series(
+                f"{name}, predicted",
+                tuple(map(float, noises)),
+                tuple(float(r.risk) for r in values),
+                color=COLOURS[name],
+            )
+        )
+        measured.append(points(f"{name}, trained", models[index::2], "noise_var", COLOURS[name]))
+    figure = Figure(
+        "Noisy labels",
+        "label noise variance",
+        "risk",
+        f"Predicted optimal excess risk at n = {n} against the label noise (lines) and trained models "
+        "(points, one standard error): the gap between one and two heads widens with the noise.",
+        tuple(lines),
+        tuple(measured),
+        logx=False,
+        logy=False,
+    )
+    return _parts(exact, layer, models), figure
+
+
+def _correlated_features(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+    progress("quadrature", 0.0)
+    exact = list(quadrature_rows(CORRELATED, {}))
+    exact += query_rows(CORRELATED, effort, {})
+    progress("simulation of the layer", 0.1)
+    layer = list(layer_rows(CORRELATED, (50,), effort, {}))
+    n = effort.prompt_lengths[len(effort.prompt_lengths) // 2]
+    models = []
+    for heads in (1, 2):
+        progress(f"training {heads} head(s) at n = {n}", 0.3 * heads)
+        models.append(trained_row(CORRELATED, heads, n, effort, {}))
+    figure = risk_figure(
+        "Correlated features",
+        "Feature covariance 0.5^|i-j|. Predicted optimal risks of one and two heads with scores "
+        "proportional to the inverse covariance (lines) and trained models with free score matrices "
+        "(points, one standard error).",
+        risk_lines(CORRELATED, ["one head", "two heads"]),
+        [
+            points("one head, trained", models[:1], "n", COLOURS["one head"]),
+            points("two heads, trained", models[1:], "n", COLOURS["two heads"]),
+        ],
+    )
+    return _parts(exact, layer, models), figure
+
+
+def _parts(exact: list[Row], layer: list[Row], models: list[Row]) -> tuple[Part, ...]:
+    return (
+        Part("exact results at large n", Comparison.from_rows(exact)),
+        Part("simulation of the real softmax layer", Comparison.from_rows(layer)),
+        # A trained model is allowed 5 % of optimisation error: its control is a 20 % change.
+        Part("trained models", Comparison.from_rows(models), 1.2),
+    )
+
+
+def _row(
+    setting: dict[str, Any], prediction: float, estimate: Estimate, allowance: float = 0.0
+) -> Row:
+    return compare(setting, prediction, estimate.value, estimate.standard_error, allowance)
+
+
+def _ratio(a: Any, b: Any) -> float:
+    return float(a) / float(b)
+
+
+def _ratio_row(setting: dict[str, Any], one: Row, two: Row, allowance: float = 0.0) -> Row:
+    """Ratio of two independent estimates; relative errors add in squares."""
+    ratio = one.estimate / two.estimate
+    relative = math.hypot(
+        (one.standard_error or math.nan) / one.estimate,
+        (two.standard_error or math.nan) / two.estimate,
+    )
+    return compare(setting, one.prediction / two.prediction, ratio, ratio * relative, 2 * allowance)
+
+
+def _asymptote(task: icl.LinearRegression, attention: Attention, name: str) -> Series:
+    constant = optimal_constant(task, attention)[0]
+    return Series(
+        f"{name}, {constant:.4g}/n",
+        (30.0, 1000.0),
+        (constant / 30, constant / 1000),
+        color=COLOURS[name],
+    )
+
+
+def _signed(values: Any) -> str:
+    return ", ".join(f"{float(x):+.3f}" for x in np.atleast_1d(values))
+
+
+def _general(attention: Attention) -> Formula:
+    return icl.optimal_loss_constant(icl.LinearRegression(dim=d, noise_var=noise_var), attention)
+
+
+_claim = partial(Claim, paper="multihead", source=CUI)
+
+register(
+    _claim(
+        id="multihead-single-head",
+        title="One head has risk of order 1/n",
+        statement="The risk of one softmax head decays like 1/n, with a constant that has a finite "
+        "optimal score scale.",
+        formulas=lambda: (
+            icl.loss_constant(icl.LinearRegression(dim=d, noise_var=noise_var), ONE),
+            _general(ONE),
+        ),
+        experiment=_single_head,
+    )
+)
+register(
+    _claim(
+        id="multihead-several-heads",
+        title="Several heads have a smaller constant",
+        statement="Two heads reach the constant (1 + noise) d + 1 of linear attention, as an infimum for "
+        "small opposite scores; no number of heads does better at this order.",
+        formulas=lambda: (
+            icl.loss_constant(icl.LinearRegression(dim=d, noise_var=noise_var), TWO),
+            _general(TWO),
+        ),
+        experiment=_several_heads,
+    )
+)
+register(
+    _claim(
+        id="multihead-advantage",
+        title="One head is worse by the predicted factor",
+        statement="The ratio of the two optimal constants is the factor by which one head needs more "
+        "examples; it tends to e for large dimension.",
+        formulas=lambda: (icl.multihead_gain(icl.LinearRegression(dim=d, noise_var=noise_var)),),
+        experiment=_advantage,
+    )
+)
+register(
+    _claim(
+        id="multihead-noisy-labels",
+        title="Noisy labels",
+        statement="With label noise both constants grow, and the advantage of several heads grows.",
+        formulas=lambda: (_general(ONE), _general(TWO)),
+        experiment=_noisy_labels,
+    )
+)
+register(
+    _claim(
+        id="multihead-correlated-features",
+        title="Correlated features",
+        statement="With correlated features the heads learn the inverse covariance, and the constants are "
+        "those of the isotropic task scaled by the signal.",
+        formulas=lambda: (
+            icl.optimal_loss_constant(CORRELATED, ONE),
+            icl.optimal_loss_constant(CORRELATED, TWO),
+        ),
+        experiment=_correlated_features,
+    )
+)
