@@ -111,6 +111,7 @@ def consistent_scores(task: LinearRegression) -> Square:
     return task.feature_cov.inverse().T
 
 
+@lru_cache(maxsize=512)
 def limit_risk(task: LinearRegression, attention: Attention) -> Formula:
     """Risk of an infinite prompt, tr(M E Sigma E') with E = Sigma sum_h v_h A_h' - I.
 
@@ -134,6 +135,7 @@ def limit_risk(task: LinearRegression, attention: Attention) -> Formula:
     )
 
 
+@lru_cache(maxsize=512)
 def consistency_condition(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
     """The condition on the heads under which the infinite-prompt risk vanishes.
 

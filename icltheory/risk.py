@@ -176,6 +176,7 @@ def finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
     )
 
 
+@lru_cache(maxsize=512)
 def optimal_finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
     """Minimum over v of `finite_prompt_risk`; the minimiser is `minimizer[v]`.
 
@@ -199,6 +200,7 @@ def optimal_finite_prompt_risk(task: LinearRegression, attention: Attention) -> 
 # -- the mechanism -------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=512)
 def _constant(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
     """Sum of the pair kernel over all heads; symmetric pairs are computed once."""
     matrices, values = attention.score_matrices(task), attention.values

@@ -254,9 +254,7 @@ class Comparison:
         # Numbers to the right; the verdict, the last column, to the left.
         lines = []
         for cells in (header, *body):
-            padded = [
-                c.rjust(w) for c, w in zip(cells[:-1], widths[:-1], strict=True)
-            ]
+            padded = [c.rjust(w) for c, w in zip(cells[:-1], widths[:-1], strict=True)]
             lines.append("  ".join([*padded, cells[-1]]))
         return "\n".join(lines)
 
@@ -338,7 +336,9 @@ class Comparison:
         keys = self._numeric_keys()
         varying = [key for key in keys if len({row.setting[key] for row in self.rows}) > 1]
         if not keys:
-            raise InvalidInput("no setting is a number in every row, so there is nothing to plot over.")
+            raise InvalidInput(
+                "no setting is a number in every row, so there is nothing to plot over."
+            )
         return (varying or keys)[0]
 
 

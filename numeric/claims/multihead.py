@@ -60,6 +60,11 @@ def optimal_constant(task: icl.LinearRegression, attention: Attention) -> tuple[
     return float(best), scale
 
 
+def gain(task: icl.LinearRegression) -> float:
+    """Ratio of the optimal constants of one and of several heads."""
+    return float(icl.multihead_gain(task))
+
+
 # -- experiments ---------------------------------------------------------------------------------
 
 
@@ -305,12 +310,14 @@ def _several_heads(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...]
 
 def _advantage(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
     progress("quadrature", 0.0)
-    gain = float(icl.multihead_gain(BASE))
+    factor = gain(BASE)
     ratios = [
         _ratio(optimal_risk(BASE, ONE, n).risk, optimal_risk(BASE, TWO, n).risk) for n in (1e7, 1e8)
     ]
     exact = [
-        compare({"quantity": "risk ratio at n = 1e8"}, gain, ratios[1], abs(ratios[1] - ratios[0]))
+        compare(
+            {"quantity": "risk ratio at n = 1e8"}, factor, ratios[1], abs(ratios[1] - ratios[0])
+        )
     ]
     progress("simulation of the layer", 0.1)
     layer = []
@@ -331,7 +338,7 @@ def _advantage(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fi
     same.append(trained_row(BASE, 2, middle, effort, {}, start="same"))
     figure = risk_figure(
         "One head against two heads",
-        f"Predicted optimal risks (lines; the ratio tends to {gain:.3f}) and trained models (points, one "
+        f"Predicted optimal risks (lines; the ratio tends to {factor:.3f}) and trained models (points, one "
         "standard error). Two heads whose values start with the same sign stay at the one-head optimum: "
         "a second basin, so several heads win only if their values can take opposite signs.",
         risk_lines(BASE, ["one head", "two heads"]),
