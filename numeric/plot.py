@@ -1,9 +1,61 @@
-"""Figures as data, and their drawing: theory as lines, measurements as points with error bars."""
+"""Figures as data, and their drawing: theory as lines, measurements as points with error bars.
+
+A `Figure` is plain data, so that it can be stored with the numbers it shows; `draw` turns it into
+matplotlib axes, `to_svg` into SVG text for a web page, `save` into a file. Colours are those of
+Okabe & Ito (2008), which colour-blind readers tell apart. Exported: `Series`, `Figure`, `draw`,
+`to_svg`, `save`, `write_atomically`.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
+import re
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from icltheory.errors import InvalidInput
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+# Okabe & Ito without the yellow, which is too light for thin lines.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+# A colour that nothing else has, so that `to_svg` can replace it by the colour of the page's text.
+_INK = "#1B1C1D"
+_STYLE = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": _INK,
+    "axes.grid": True,
+    "axes.labelcolor": _INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": _INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11.0,
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+    "grid.alpha": 0.15,
+    "grid.color": _INK,
+    "grid.linewidth": 0.6,
+    "legend.fontsize": 9.0,
+    "legend.frameon": False,
+    "legend.labelcolor": _INK,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+    "savefig.facecolor": "white",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "icltheory",
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+}
+_SIZE, _DPI = (6.4, 4.2), 160
 
 
 @dataclass(frozen=True)
@@ -44,3 +96,160 @@ class Figure:
             for key in ("lines", "points")
         }
         return Figure(**{**data, **series})
+
+
+def draw(figure: Figure, ax: Any = None) -> Any:
+    """Draw theory as lines and measurements as points with error bars; returns the axes.
+
+    `ax` is any matplotlib axes; `None` makes a figure of its own (`ax.figure`), which pyplot does
+    not know of, so nothing has to be closed. Error bars are one standard error. Lines of one colour
+    differ in their dashes, points in their markers as well. Needs matplotlib.
+
+    >>> line = Series("one head, predicted", (10.0, 100.0), (0.6, 0.15))
+    >>> ax = draw(Figure("Risk", "prompt length n", "risk", "", (line,), ()))
+    >>> ax.get_xscale(), ax.get_xlabel()
+    ('log', 'prompt length n')
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Sheet
+
+    with mpl.rc_context(_STYLE):
+        if ax is None:
+            sheet = Sheet(figsize=_SIZE, layout="constrained")
+            FigureCanvasAgg(sheet)
+            ax = sheet.add_subplot()
+        # The scales come first: error bars choose their limits in the coordinates they find.
+        ax.set_xscale("log" if figure.logx else "linear")
+        ax.set_yscale("log" if figure.logy else "linear")
+        seen: dict[int, int] = {}
+        for line in figure.lines:
+            dash = seen.get(line.color, 0)
+            seen[line.color] = dash + 1
+            style = _DASHES[dash % len(_DASHES)]
+            ax.plot(line.x, line.y, color=_color(line), linestyle=style, label=line.label)
+        for series in figure.points:
+            ax.errorbar(
+                series.x,
+                series.y,
+                yerr=series.error or None,
+                linestyle="none",
+                marker=_MARKERS[series.color % len(_MARKERS)],
+                color=_color(series),
+                # A rim in the colour of the paper keeps a point readable on top of its line.
+                markeredgecolor="white",
+                markeredgewidth=0.8,
+                capsize=3,
+                zorder=3,
+                label=series.label,
+            )
+        ax.set(title=figure.title, xlabel=figure.xlabel, ylabel=figure.ylabel)
+        for axis, log in ((ax.xaxis, figure.logx), (ax.yaxis, figure.logy)):
+            if log:
+                _label_log_axis(axis)
+        if figure.lines or figure.points:
+            ax.legend()
+    return ax
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an SVG element for an HTML page: text stays text, ids are its own.
+
+    Axes and text take the colour of the surrounding text (`currentColor`) and the background is
+    transparent, so that the figure suits light and dark pages. The same figure gives the same SVG.
+    """
+    text = _render(figure, "svg", transparent=True).decode()
+    text = text[text.index("<svg") :]
+    # Matplotlib numbers its ids afresh in every file; on one page they must not meet.
+    prefix = "f" + hashlib.sha256(repr(figure).encode()).hexdigest()[:10] + "-"
+    text = re.sub(r'(\bid="|href="#|url\(#)', lambda match: match[0] + prefix, text)
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # Its own style sheet would otherwise hold for every SVG of the page.
+    text = re.sub(r"<style\b.*?</style>", "", text, flags=re.DOTALL)
+    text = text.replace(_INK.lower(), "currentColor")
+    # A fixed size would not shrink on a phone; the view box keeps the proportions.
+    head, rest = text.split(">", 1)
+    head = re.sub(r'\s(width|height)="[^"]*"', "", head)
+    style = "stroke-linejoin:round;stroke-linecap:butt"
+    return f'{head} role="img" aria-label="{_attribute(figure.title)}" style="{style}">{rest}'
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write the figure as .png, .svg or .pdf, complete or not at all; returns the path.
+
+    Errors: `InvalidInput` for another suffix or a place that cannot be written.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InvalidInput(
+            f"{path} does not end in one of {', '.join(SUFFIXES)}; the suffix chooses the format."
+        )
+    write_atomically(path, _render(figure, suffix[1:], transparent=False))
+    return path
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
+    """Write a file through a temporary one beside it: a reader finds the old or the new content.
+
+    Errors: `InvalidInput` with the reason where the folder does not exist or cannot be written.
+    """
+    path = Path(path)
+    data = data.encode() if isinstance(data, str) else data
+    temporary = None
+    try:
+        # Opened by the system under a new name, so two writers never share a temporary file.
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InvalidInput(
+            f"{path} cannot be written ({error.strerror}); give a place in an existing folder that "
+            f"you may write to."
+        ) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _render(figure: Figure, kind: str, *, transparent: bool) -> bytes:
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        # No date in the file: the same figure gives the same bytes.
+        stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+        draw(figure).figure.savefig(
+            buffer, format=kind, dpi=_DPI, transparent=transparent, metadata=stamp
+        )
+    return buffer.getvalue()
+
+
+def _color(series: Series) -> str:
+    return _COLORS[series.color % len(_COLORS)]
+
+
+def _label_log_axis(axis: Any) -> None:
+    """Plain numbers at 1, 2 and 5 times powers of ten (at powers of ten over many decades)."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    steps = (1.0,) if high / low > 1e3 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(subs=steps, numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(LogLocator(subs=tuple(range(1, 10)), numticks=20))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _attribute(text: str) -> str:
+    from html import escape
+
+    return escape(text, quote=True)
