@@ -15,12 +15,13 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from icltheory.errors import InvalidInput, OutOfDomain
 from numeric.arrays import finite, positive_integers
 
 LARGEST_LENGTH = 1e100  # beyond it E (sum p^2)^2 leaves the range of float64 under the integral
-LARGEST_SCALE = 200.0  # the work grows like scale^2; softmax has long become the maximum
+LARGEST_SCALE = 1000.0  # softmax has long become the maximum
 
 # Trapezoidal sums over analytic, rapidly decaying functions: the error of this step is below 1e-15
 # (the transform of exp(4x - e^x) decays like |Gamma(4 + i w)|, w = 2 pi / step).
@@ -74,7 +75,7 @@ def prompt_moments(prompt_length: Any, scale: Any) -> PromptMoments:
     Parameters
     ----------
     prompt_length: integers n from 1 to 1e100.
-    scale: inverse temperature s of p = softmax(s xi), 0 <= s <= 200; for a scalar head with score
+    scale: inverse temperature s of p = softmax(s xi), 0 <= s <= 1000; for a scalar head with score
         scale k and a query x_q it is k |Sigma^{-1/2} x_q|. Both arguments broadcast.
 
     The relative error is below 1e-8 (1e-11 for s <= 10). Lengths that share a scale share most of
@@ -93,7 +94,7 @@ def prompt_moments(prompt_length: Any, scale: Any) -> PromptMoments:
     if np.any(scales > LARGEST_SCALE):
         raise OutOfDomain(
             f"scale = {scales.max():g} is outside 0 <= scale <= {LARGEST_SCALE:g}, where the "
-            f"quadrature is affordable; at larger scales the softmax is the maximum."
+            f"quadrature keeps its accuracy; use a smaller scale, the softmax is the maximum there."
         )
     lengths, scales = np.broadcast_arrays(lengths, scales)
     result = np.empty((3, *lengths.shape))
@@ -144,30 +145,39 @@ def _transforms(scale: float, log_length: float) -> tuple[np.ndarray, ...]:
     integrands are bounded.
     """
     largest = math.sqrt(2 * log_length) + 10  # no token of a prompt exceeds it (< 1e-20)
-    # At smaller lambda, lambda S < exp(-40) with the same certainty (S is at most n times its
-    # largest term, and rarely far above its mean).
+    # From below lambda S < exp(-40) to above E exp(-w) < 1e-20.
     lowest = -log_length - min(scale**2 / 2, scale * largest) - 40
     first, last = math.floor(lowest / _STEP), math.ceil((10 * scale + 8) / _STEP)
-    reach = _REACH + min(4 * scale, largest)
-    # With a step of _STEP / scale in g, x = u + scale g stays on the lattice of u, and every
-    # average is a discrete correlation. At small scales this step is too coarse for the Gaussian.
-    on_lattice = scale >= 0.5
-    step = _STEP / scale if on_lattice else _STEP
-    below, above = math.ceil(_REACH / step), math.ceil(reach / step)
-    g = step * np.arange(-below, above + 1)
-    gaussian = step / math.sqrt(2 * math.pi) * np.exp(-g * g / 2)
-    if on_lattice:
-        x = _STEP * np.arange(first - below, last + above + 1)
+    u = _STEP * np.arange(first, last + 1)
+    if scale >= 0.5:
+        # With a step of _STEP / scale in g, x = u + scale g is on the lattice of u, and every
+        # average is a discrete correlation. Values at x > 10 vanish; those at x < left are below
+        # exp(-40) times those at 0, the tilt of the Gaussian by exp(x) included.
+        tilt = -lowest / scale**2 - 1
+        left = math.floor(-(scale**2) * (tilt + math.hypot(tilt, 9 / scale)) / _STEP)
+        right = round(10 / _STEP)
+        x = _STEP * np.arange(left, right + 1)
+        gaussian = _gaussian(_STEP / scale, np.arange(left - last, right - first + 1))
+
+        def average(values: np.ndarray) -> np.ndarray:
+            return np.correlate(gaussian, values, "valid")[::-1]
     else:
-        x = _STEP * np.arange(first, last + 1)[:, None] + scale * g
-    x = np.minimum(x, 30.0)  # exp(-exp(30)) is 0 already
+        # That step would be too coarse for the Gaussian.
+        index = np.arange(-math.ceil(_REACH / _STEP), math.ceil((_REACH + 4 * scale) / _STEP) + 1)
+        x = np.minimum(u[:, None] + scale * _STEP * index, 30.0)  # exp(-exp(30)) is 0 already
+        gaussian = _gaussian(_STEP, index)
+
+        def average(values: np.ndarray) -> np.ndarray:
+            return values @ gaussian
+
     w = np.exp(x)
-
-    def average(values: np.ndarray) -> np.ndarray:
-        return np.correlate(values, gaussian, "valid") if on_lattice else values @ gaussian
-
-    # log phi is multiplied by n: near phi = 1 it needs 1 - phi to full relative accuracy.
-    complement, phi = average(-np.expm1(-w)), average(np.exp(-w))
+    # 1 - exp(-exp(x)) minus the normal distribution function, whose average is known, is positive
+    # and decays on both sides: E (1 - exp(-w)) keeps its relative accuracy, which log phi needs
+    # because it is multiplied by n.
+    excess = average(-np.expm1(-w) - special.ndtr(x))
+    spread = math.hypot(1, scale)
+    complement = special.ndtr(u / spread) + excess
+    phi = special.ndtr(-u / spread) - excess
     log_phi = np.where(
         complement < 0.5,
         np.log1p(-np.minimum(complement, 0.5)),
@@ -179,3 +189,8 @@ def _transforms(scale: float, log_length: float) -> tuple[np.ndarray, ...]:
         average(np.exp(4 * x - w + _SHIFT)),
     )
     return log_phi, *moments
+
+
+def _gaussian(step: float, index: np.ndarray) -> np.ndarray:
+    """Weights of the trapezoidal sum against N(0, 1) at the points step * index."""
+    return step / math.sqrt(2 * math.pi) * np.exp(-((step * index) ** 2) / 2)

@@ -53,13 +53,15 @@ table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabu
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--rule);
   vertical-align: top; overflow-wrap: normal; }
 th { font-weight: 600; color: var(--soft); white-space: nowrap; }
-td { white-space: nowrap; } td.wrap { white-space: normal; min-width: 12rem; }
+.wide table { min-width: 48rem; } .wide td:last-child { min-width: 14rem; }
 .verdict { font-weight: 600; white-space: nowrap; }
 .confirmed, .ok { color: var(--good); } .refuted, .error, .no { color: var(--bad); }
 .undecided { color: var(--open); } .not-run { color: var(--soft); }
 .formula { overflow-x: auto; background: var(--card); border-radius: 6px; padding: .7rem .9rem;
   margin: .6rem 0; }
 .formula p { margin: 0 0 .3rem; } math { font-size: 1.1rem; }
+/* Fractions within fractions at full size: the optima nest three of them. */
+mfrac > * { math-depth: inherit; math-style: normal; }
 figure { margin: 1rem 0; } figure svg { display: block; width: 100%; max-width: 44rem; height: auto; }
 figcaption { color: var(--soft); font-size: .9rem; max-width: 44rem; }
 pre { overflow-x: auto; background: var(--card); border-radius: 6px; padding: .7rem .9rem; }
@@ -84,20 +86,21 @@ def build(
     return path
 
 
-def formula_mathml(expr: Any) -> str:
+def formula_mathml(expr: Any, display: str = "block") -> str:
     """A SymPy expression as a MathML element, in the canonical notation (sigma^2 for noise_var).
 
-    >>> formula_mathml(1 + noise_var)
-    '<math display="block"><mrow><msup><mi>σ</mi><mn>2</mn></msup><mo>+</mo><mn>1</mn></mrow></math>'
+    `display` is "block" (a line of its own) or "inline".
+
+    >>> formula_mathml(1 + noise_var, "inline")
+    '<math display="inline"><mrow><msup><mi>&#963;</mi><mn>2</mn></msup><mo>+</mo><mn>1</mn></mrow></math>'
     """
-    return f'<math display="block">{_Printer().doprint(expr)}</math>'
+    # The printer leaves the sign of "less than" as it is, which would open a tag.
+    text = _Printer().doprint(expr).replace("<mo><</mo>", "<mo>&lt;</mo>")
+    return f'<math display="{display}">{text}</math>'
 
 
 class _Printer(MathMLPresentationPrinter):
     """SymPy's presentation printer, with the toolkit's own signs for two of the symbols."""
-
-    def doprint(self, expr: Any) -> str:
-        return self._print(expr).toxml().replace("&amp;", "&")
 
     def _print_Symbol(self, sym: Any, style: str = "plain") -> Any:
         if sym == noise_var:
@@ -154,7 +157,7 @@ def _overview(results: Mapping[str, Outcome], claims: Mapping[str, Claim]) -> st
     efforts = sorted({o.result.effort for o in results.values() if o.result is not None})
     effort = f", effort: {escape(', '.join(efforts))}" if efforts else ""
     rows = "".join(
-        f'<tr><td class="wrap"><a href="#{_anchor(name)}">{escape(claims[name].title)}</a></td>'
+        f'<tr><td><a href="#{_anchor(name)}">{escape(claims[name].title)}</a></td>'
         f"<td>{_verdict(outcome)}</td><td>{_checks(outcome)}</td><td>{_time(outcome)}</td></tr>"
         for name, outcome in results.items()
     )
@@ -193,7 +196,7 @@ def _section(claim: Claim, outcome: Outcome) -> str:
 <p>{_verdict(outcome)} <span class="soft">{_time(outcome)}</span></p>
 <p>{escape(claim.statement)}</p>
 <p class="soft">{_source(claim.source)}</p>
-{"".join(_formula(formula) for formula in claim.formulas())}
+{_formulas(claim)}
 {body}
 <p class="soft">To compute this claim again:</p>
 <pre><code>icltheory reproduce{effort} --claim {escape(claim.id)} --fresh</code></pre>
@@ -206,35 +209,52 @@ def _part(part: Part) -> str:
     table = part.comparison._repr_html_()
     return (
         f"<h3>{escape(part.title)}</h3>"
-        f'<div class="scroll">{table}</div>'
+        f'<div class="scroll wide">{table}</div>'
         f'<p class="soft">Negative control, predictions × {part.control:g}: '
         f'<span class="{mark}">{verdict}</span></p>'
     )
 
 
+def _formulas(claim: Claim) -> str:
+    try:
+        return "".join(_formula(formula) for formula in claim.formulas())
+    except Exception as error:  # hours of results must not be lost for one derivation
+        return f'<p class="no">The formulas could not be derived: {escape(str(error))}</p>'
+
+
 def _formula(formula: Formula) -> str:
     notes = ", an infimum that is not attained" if formula.attained is False else ""
-    holds = "" if formula.validity == sp.true else f"<p>for</p>{formula_mathml(formula.validity)}"
-    if formula.minimizer:
-        best = sp.And(*(sp.Eq(key, value, evaluate=False) for key, value in formula.minimizer.items()))
-        holds += f"<p>attained at</p>{formula_mathml(best)}"
-    sources = "; ".join(_source(reference) for reference in formula.references)
+    holds = "" if formula.validity == sp.true else f"Holds for {_inline(formula.validity)}. "
+    for key, value in (formula.minimizer or {}).items():
+        holds += f"Attained at {_inline(sp.Eq(key, value, evaluate=False))}. "
+    sources = "; ".join(_short_source(reference) for reference in formula.references)
     return (
         f'<div class="formula"><p>{escape(formula.name)}{notes}</p>{formula_mathml(formula.expr)}'
-        f'{holds}<p class="soft">Source: {sources}</p></div>'
+        f'<p>{holds}<span class="soft">Source: {sources}</span></p></div>'
     )
+
+
+def _inline(expr: Any) -> str:
+    return formula_mathml(expr, "inline")
 
 
 def _source(reference: Reference) -> str:
-    where = ""
-    if reference.arxiv:
-        link = f"https://arxiv.org/abs/{reference.arxiv}"
-        where = f', <a href="{escape(link)}">arXiv {escape(reference.arxiv)}</a>'
-    what = f": {reference.statement}" if reference.statement else ""
     authors = reference.authors.replace(" and ", "; ")
-    return (
-        f"{escape(authors)} ({reference.year}), {escape(reference.title)}{where}{escape(what)}"
-    )
+    where = f", {_arxiv(reference)}" if reference.arxiv else ""
+    what = f": {reference.statement}" if reference.statement else ""
+    return f"{escape(authors)} ({reference.year}), {escape(reference.title)}{where}{escape(what)}"
+
+
+def _short_source(reference: Reference) -> str:
+    """A paper by its number; the toolkit itself by what it did."""
+    if not reference.arxiv:
+        return escape(reference.statement or reference.title)
+    return _arxiv(reference) + (f" ({escape(reference.statement)})" if reference.statement else "")
+
+
+def _arxiv(reference: Reference) -> str:
+    number = escape(reference.arxiv)
+    return f'<a href="https://arxiv.org/abs/{number}">arXiv {number}</a>'
 
 
 def _verdict(outcome: Outcome) -> str:
@@ -244,8 +264,7 @@ def _verdict(outcome: Outcome) -> str:
 def _checks(outcome: Outcome) -> str:
     if outcome.result is None:
         return ""
-    agree, total = outcome.checks
-    return f"{agree} of {total}"
+    return "{} of {}".format(*outcome.agreeing)
 
 
 def _time(outcome: Outcome) -> str:

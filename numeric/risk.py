@@ -132,8 +132,10 @@ class _QueryAverages:
 
     def __init__(self, dim: int, lengths: np.ndarray) -> None:
         self.dim, self.lengths = dim, lengths
-        # r^d exp(-r^2/2) as a function of log r has the width 1/sqrt(2 d).
-        self._step = min(0.12, 0.5 / math.sqrt(dim))
+        # r^d exp(-r^2/2) as a function of log r has the width 1/sqrt(2 d), and r up to
+        # r^2 = d + 2 log n matter, where Q may still grow.
+        spread = dim + 2 * math.log(lengths.max())
+        self._step = min(0.12, 0.5 / math.sqrt(spread))
         # Window of r under the weight r^2. The risk is at least about 1/n and Q is at most 1, so
         # the mass above has to be small against 1/n, whatever the growth exp(k^2 r^2) of Q below.
         half = dim / 2 + 1
@@ -152,7 +154,7 @@ class _QueryAverages:
             raise OutOfDomain(
                 f"score_scale = {k:g} is above {self.largest_scale:.4g}: for dim = {self.dim} the "
                 f"softmax would be needed at scales k |x_q| above {LARGEST_SCALE:g}, where its "
-                f"quadrature is not affordable. Use a smaller score_scale."
+                f"quadrature loses accuracy. Use a smaller score_scale."
             )
         low, high = (math.log(k * r) / self._step for r in self._window)
         points = range(math.ceil(low), math.floor(high) + 1)
@@ -253,7 +255,7 @@ def _search(dim: int, noise: float, lengths: np.ndarray) -> np.ndarray:
     grid = [math.log(0.5 / math.sqrt(dim + 2)) + step * i for i in range(12)]
     table = [profile(x) for x in grid]
     while (
-        np.any(np.argmin(table, axis=0) > len(grid) - 3)
+        np.any(np.argmin(table, axis=0)[lengths > 1] > len(grid) - 3)
         and math.exp(grid[-1] + step) < averages.largest_scale
     ):
         grid.append(grid[-1] + step)

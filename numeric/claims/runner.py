@@ -26,7 +26,7 @@ from typing import Any
 from icltheory import checks
 from icltheory.errors import IclTheoryError, InvalidInput
 from numeric.claims.base import CLAIMS, Claim, ClaimResult, Effort, Progress
-from numeric.compare import DEVIATES
+from numeric.compare import AGREES, DEVIATES, Row
 from numeric.plot import write_atomically
 
 CONFIRMED = "confirmed"
@@ -66,8 +66,17 @@ class Outcome:
             return NOT_RUN
         if self.result.passed:
             return CONFIRMED
-        rows = [row for part in self.result.parts for row in part.comparison]
-        return REFUTED if any(row.verdict == DEVIATES for row in rows) else UNDECIDED
+        return REFUTED if any(row.verdict == DEVIATES for row in self._rows()) else UNDECIDED
+
+    @property
+    def agreeing(self) -> tuple[int, int]:
+        """How many rows agree, and how many there are."""
+        verdicts = [row.verdict for row in self._rows()]
+        return verdicts.count(AGREES), len(verdicts)
+
+    def _rows(self) -> list[Row]:
+        parts = self.result.parts if self.result is not None else ()
+        return [row for part in parts for row in part.comparison]
 
 
 @dataclass(frozen=True)

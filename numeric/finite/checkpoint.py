@@ -1,0 +1,139 @@
+"""Saved models: only tensors, numbers and text are written, and only these are ever read.
+
+A checkpoint is a dict with the class and configuration of the model, its weights and, inside a
+training run, the state of the training. It is written to a temporary file and then renamed, so a
+file is either the old or the new one, and is read with `weights_only=True`, so loading never runs
+code from the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from icltheory.errors import CheckpointError, InvalidInput
+from numeric.finite.models import LinearAttention, SoftmaxAttention
+
+_FORMAT = 1
+_CLASSES: dict[str, type[nn.Module]] = {
+    cls.__name__: cls for cls in (SoftmaxAttention, LinearAttention)
+}
+
+
+def save(model: nn.Module, path: str | os.PathLike[str], *, training: Any = None) -> Path:
+    """Write a model of this package to `path`; `training` is the state of a run, if any.
+
+    The folder must exist. Errors: `InvalidInput` for another class or an unwritable place; the old
+    file is then still there.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save(SoftmaxAttention(dim=3), f"{folder}/model.pt")
+    ...     load(path).config
+    {'dim': 3, 'heads': 1, 'merged': True}
+    """
+    name = type(model).__name__
+    if _CLASSES.get(name) is not type(model):
+        raise InvalidInput(f"only {', '.join(_CLASSES)} can be saved, not {name}; use torch.save.")
+    path = Path(path)
+    state = {
+        "format": _FORMAT,
+        "class": name,
+        "config": dict(model.config),  # type: ignore[arg-type]
+        "weights": {key: value.detach().clone() for key, value in model.state_dict().items()},
+        "training": training,
+    }
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            torch.save(state, file)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be written: {error}; give another place.") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+    return path
+
+
+def load(path: str | os.PathLike[str], into: nn.Module | None = None) -> nn.Module:
+    """Read a model that `save` wrote; with `into`, put its weights into that model.
+
+    Raises `CheckpointError` for a missing, truncated or foreign file, for anything beyond weights,
+    for another model than `into`, for wrong shapes and for weights that are not finite. `into` is
+    unchanged then.
+    """
+    state = read(path)
+    model = into if into is not None else _CLASSES[state["class"]](**state["config"])
+    check_fits(state, model, path)
+    model.load_state_dict(state["weights"])
+    return model
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The checked content of a checkpoint."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist or is not a file; give a saved model.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is damaged or contains more than weights, and nothing in it was run; "
+            f"give a file that numeric.finite.save wrote."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path} is truncated or no checkpoint; save the model again."
+        ) from error
+    fits = isinstance(state, dict) and {"format", "class", "config", "weights"} <= set(state)
+    if not fits or state["format"] != _FORMAT or state["class"] not in _CLASSES:
+        raise CheckpointError(f"{path} was not written by numeric.finite.save (format {_FORMAT}).")
+    if not isinstance(state["weights"], dict) or not isinstance(state["config"], dict):
+        raise CheckpointError(f"{path} has no weights or no configuration; save the model again.")
+    try:
+        _CLASSES[state["class"]](**state["config"])
+    except (TypeError, InvalidInput) as error:
+        raise CheckpointError(
+            f"{path} describes no model of class {state['class']}: {error}"
+        ) from error
+    return state
+
+
+def check_fits(state: dict[str, Any], model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """`CheckpointError` unless the weights are finite and belong to a model like `model`."""
+    ours = (type(model).__name__, dict(getattr(model, "config", {})))
+    theirs = (state["class"], dict(state["config"]))
+    if ours != theirs:
+        raise CheckpointError(
+            f"{path} holds {theirs[0]}({_shown(theirs[1])}), not {ours[0]}({_shown(ours[1])}); "
+            f"load it without into=, or make the model it holds."
+        )
+    expected = {key: value.shape for key, value in model.state_dict().items()}
+    for key, shape in expected.items():
+        value = state["weights"].get(key)
+        if not isinstance(value, torch.Tensor) or value.shape != shape:
+            raise CheckpointError(
+                f"{path}: the weight {key} is missing or not of shape {tuple(shape)}."
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise CheckpointError(f"{path}: the weight {key} contains NaN or infinite entries.")
+    unknown = sorted(set(state["weights"]) - set(expected))
+    if unknown:
+        raise CheckpointError(
+            f"{path} has weights of another model: {', '.join(map(str, unknown))}."
+        )
+
+
+def _shown(config: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in config.items())

@@ -1,0 +1,183 @@
+"""Torch modules with the parameters of the specifications: softmax heads and linear attention.
+
+Both map a batch of prompts (X[B, n, d], y[B, n], query[B, d]) to predictions [B], in float64 and in
+the conventions of `icltheory.attention`: score x_q' A_h x_i, no 1/sqrt(d), the query outside the
+softmax.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import icltheory as icl
+from icltheory.errors import InvalidInput
+from numeric.arrays import positive_integers, task_arrays
+
+_STARTS = ("opposite", "same", "random")
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What a trained softmax layer learned, in the terms of the theory.
+
+    score_scales: k_h = tr(A_h Sigma)/d, one a head. values: v_h. off_scalar: Frobenius norm of
+    A_h Sigma - k_h I relative to that of A_h Sigma. sum_values: sum_h v_h (0 for the optimal pair).
+    sum_value_scores: sum_h v_h k_h (close to 1).
+    """
+
+    score_scales: np.ndarray
+    values: np.ndarray
+    off_scalar: np.ndarray
+    sum_values: float
+    sum_value_scores: float
+
+
+class SoftmaxAttention(nn.Module):
+    """One layer of softmax attention with `heads` heads and full score matrices.
+
+    Parameters
+    ----------
+    dim, heads: positive integers.
+    merged: True has parameters `A` (heads, dim, dim) and `v` (heads,); False has `K`, `Q`
+        (heads, dim, dim) and `V` (heads,), with A_h = Q_h' K_h, so that the score of token i is
+        (Q_h x_q).(K_h x_i).
+    values: signs of the values at the start: "opposite" (alternating), "same", or "random". Heads
+        that start with one sign stay in the basin of a single head.
+    score_std: standard deviation of the entries of A_h at the start (of K_h and Q_h around
+        score_std^{1/2} times the identity when not merged).
+    seed: of the start.
+
+    Forward: X (B, n, dim), y (B, n), query (B, dim) -> (B,). Errors: `InvalidInput`.
+
+    >>> model = SoftmaxAttention(dim=3, heads=2)
+    >>> model(torch.zeros(4, 6, 3).double(), torch.ones(4, 6).double(), torch.ones(4, 3).double())
+    tensor([0., 0., 0., 0.], dtype=torch.float64, grad_fn=...)
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 1,
+        *,
+        merged: bool = True,
+        values: str = "opposite",
+        score_std: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if values not in _STARTS:
+            raise InvalidInput(f"values = {values!r} is not one of {', '.join(_STARTS)}.")
+        self.dim, self.heads = _count(dim, "dim"), _count(heads, "heads")
+        self.merged = bool(merged)
+        generator = torch.Generator().manual_seed(seed)
+        shape = (self.heads, self.dim, self.dim)
+        if merged:
+            self.A = nn.Parameter(score_std * _normal(shape, generator))
+            self.v = nn.Parameter(_signs(self.heads, values, generator))
+        else:
+            centre = score_std**0.5 * torch.eye(self.dim, dtype=torch.float64)
+            self.K = nn.Parameter(centre + score_std * _normal(shape, generator))
+            self.Q = nn.Parameter(centre + score_std * _normal(shape, generator))
+            self.V = nn.Parameter(_signs(self.heads, values, generator))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that determine the shapes."""
+        return {"dim": self.dim, "heads": self.heads, "merged": self.merged}
+
+    @property
+    def attention(self) -> icl.SoftmaxAttention:
+        """The specification whose optimum this model is held against."""
+        return icl.SoftmaxAttention(heads=self.heads)
+
+    def _parts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.merged:
+            return self.A, self.v
+        return self.Q.transpose(1, 2) @ self.K, self.V
+
+    def forward(self, X: torch.Tensor, y: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        matrices, values = self._parts()
+        scores = torch.einsum("bi,hij,bnj->bhn", query, matrices, X)
+        return torch.einsum("h,bhn,bn->b", values, torch.softmax(scores, dim=-1), y)
+
+    def score_matrices(self) -> np.ndarray:
+        """A_h, (heads, dim, dim)."""
+        return self._parts()[0].detach().numpy().copy()
+
+    def values(self) -> np.ndarray:
+        """v_h, (heads,)."""
+        return self._parts()[1].detach().numpy().copy()
+
+    def specification(self) -> icl.SoftmaxAttention:
+        """The layer as it stands, as a specification with explicit scores and values."""
+        return icl.SoftmaxAttention(scores=list(self.score_matrices()), values=self.values())
+
+    def learned(self, task: icl.LinearRegression) -> Learned:
+        """Score scales, values and their sums, for the feature covariance of `task`."""
+        arrays = task_arrays(task)
+        if arrays.dim != self.dim:
+            raise InvalidInput(f"the task has dim = {arrays.dim}, the model {self.dim}.")
+        products = self.score_matrices() @ arrays.feature_cov
+        scales = np.trace(products, axis1=1, axis2=2) / self.dim
+        rest = products - scales[:, None, None] * np.eye(self.dim)
+        off = np.linalg.norm(rest, axis=(1, 2)) / np.linalg.norm(products, axis=(1, 2))
+        values = self.values()
+        return Learned(scales, values, off, float(values.sum()), float(values @ scales))
+
+
+class LinearAttention(nn.Module):
+    """Linear attention (1/n) sum_i y_i x_q' A x_i with a full matrix `A` (dim, dim).
+
+    `centered=True` subtracts the prompt means of x and y and divides by n - 1 (needs n >= 2).
+
+    >>> LinearAttention(dim=2).config
+    {'dim': 2, 'centered': False}
+    """
+
+    def __init__(
+        self, dim: int, *, centered: bool = False, score_std: float = 0.1, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.dim, self.centered = _count(dim, "dim"), bool(centered)
+        generator = torch.Generator().manual_seed(seed)
+        self.A = nn.Parameter(score_std * _normal((self.dim, self.dim), generator))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments that determine the layer."""
+        return {"dim": self.dim, "centered": self.centered}
+
+    @property
+    def attention(self) -> icl.LinearAttention:
+        """The specification whose optimum this model is held against."""
+        return icl.LinearAttention(centered=self.centered)
+
+    def forward(self, X: torch.Tensor, y: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        count = X.shape[1]
+        if self.centered:
+            if count < 2:
+                raise InvalidInput("centred linear attention needs prompts of at least 2 examples.")
+            X, y, count = X - X.mean(1, keepdim=True), y - y.mean(1, keepdim=True), count - 1
+        return torch.einsum("bi,ij,bnj,bn->b", query, self.A, X, y) / count
+
+
+def _count(value: Any, name: str) -> int:
+    return int(positive_integers(value, name))
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _signs(heads: int, start: str, generator: torch.Generator) -> torch.Tensor:
+    signs = torch.ones(heads, dtype=torch.float64)
+    if start == "opposite":
+        signs[1::2] = -1
+    elif start == "random":
+        signs = torch.randint(0, 2, (heads,), generator=generator).double() * 2 - 1
+    return signs
