@@ -8,11 +8,12 @@ Okabe & Ito (2008), which colour-blind readers tell apart. Exported: `Series`, `
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import html
 import io
 import os
 import re
-import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 # A colour that nothing else has, so that `to_svg` can replace it by the colour of the page's text.
 _INK = "#1B1C1D"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _INK,
     "axes.grid": True,
@@ -147,21 +148,20 @@ def draw(figure: Figure, ax: Any = None) -> Any:
         for axis, log in ((ax.xaxis, figure.logx), (ax.yaxis, figure.logy)):
             if log:
                 _label_log_axis(axis)
-        if figure.lines or figure.points:
+        if any(series.label for series in (*figure.lines, *figure.points)):
             ax.legend()
     return ax
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an SVG element for an HTML page: text stays text, ids are its own.
+def to_svg(figure: Figure, prefix: str = "figure-") -> str:
+    """The figure as an SVG element for an HTML page; every id begins with `prefix`.
 
-    Axes and text take the colour of the surrounding text (`currentColor`) and the background is
+    Figures of one page need different prefixes. Text stays text. Axes and text take the colour of the surrounding text (`currentColor`) and the background is
     transparent, so that the figure suits light and dark pages. The same figure gives the same SVG.
     """
     text = _render(figure, "svg", transparent=True).decode()
     text = text[text.index("<svg") :]
     # Matplotlib numbers its ids afresh in every file; on one page they must not meet.
-    prefix = "f" + hashlib.sha256(repr(figure).encode()).hexdigest()[:10] + "-"
     text = re.sub(r'(\bid="|href="#|url\(#)', lambda match: match[0] + prefix, text)
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # Its own style sheet would otherwise hold for every SVG of the page.
@@ -171,7 +171,7 @@ def to_svg(figure: Figure) -> str:
     head, rest = text.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
     style = "stroke-linejoin:round;stroke-linecap:butt"
-    return f'{head} role="img" aria-label="{_attribute(figure.title)}" style="{style}">{rest}'
+    return f'{head} role="img" aria-label="{html.escape(figure.title)}" style="{style}">{rest}'
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
@@ -195,14 +195,10 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
     Errors: `InvalidInput` with the reason where the folder does not exist or cannot be written.
     """
     path = Path(path)
-    data = data.encode() if isinstance(data, str) else data
-    temporary = None
+    # A name of its own, so that two writers never share a temporary file.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        # Opened by the system under a new name, so two writers never share a temporary file.
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
         os.replace(temporary, path)
     except OSError as error:
         raise InvalidInput(
@@ -210,14 +206,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
             f"you may write to."
         ) from error
     finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _render(figure: Figure, kind: str, *, transparent: bool) -> bytes:
@@ -247,9 +237,3 @@ def _label_log_axis(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(LogLocator(subs=tuple(range(1, 10)), numticks=20))
     axis.set_minor_formatter(NullFormatter())
-
-
-def _attribute(text: str) -> str:
-    from html import escape
-
-    return escape(text, quote=True)

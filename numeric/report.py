@@ -52,7 +52,7 @@ section { border-top: 1px solid var(--rule); margin-top: 2rem; padding-top: 1.4r
 table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--rule);
   vertical-align: top; overflow-wrap: normal; }
-th { font-weight: 600; color: var(--soft); white-space: nowrap; }
+th { font-weight: 600; color: var(--soft); vertical-align: bottom; } .wide th { white-space: nowrap; }
 .wide table { min-width: 48rem; } .wide td:last-child { min-width: 14rem; }
 .verdict { font-weight: 600; white-space: nowrap; }
 .confirmed, .ok { color: var(--good); } .refuted, .error, .no { color: var(--bad); }
@@ -181,7 +181,7 @@ def _section(claim: Claim, outcome: Outcome) -> str:
         result = outcome.result
         body = "".join(_part(part) for part in result.parts)
         body += (
-            f"<figure>{to_svg(result.figure)}"
+            f"<figure>{to_svg(result.figure, _anchor(claim.id) + '-')}"
             f"<figcaption>{escape(result.figure.caption)}</figcaption></figure>"
         )
     elif outcome.error:
@@ -268,7 +268,7 @@ def _checks(outcome: Outcome) -> str:
 
 
 def _time(outcome: Outcome) -> str:
-    return "" if outcome.result is None else f"{outcome.result.seconds:.1f} s"
+    return "" if outcome.result is None else f"{outcome.result.seconds:.1f}\N{NO-BREAK SPACE}s"
 
 
 def _anchor(text: str) -> str:

@@ -70,8 +70,8 @@ def exact_risk(
     >>> risk = exact_risk(task, icl.SoftmaxAttention(heads=1), 40, score_scale=0.45, value_scale=1.7)
     >>> round(risk, 9)
     0.272193563
-    >>> exact_risk(task, icl.LinearAttention(), [40, 80], value_scale=1).round(4)
-    array([0.1225, 0.0612])
+    >>> exact_risk(task, icl.LinearAttention(), [40, 100], value_scale=1).round(4)
+    array([0.1225, 0.049 ])
     """
     arrays = task_arrays(task)
     attention, score_scale, value_scale = _explicit_head(attention, score_scale, value_scale)

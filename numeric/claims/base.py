@@ -22,19 +22,25 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is computed: `quick` for a first look in minutes, `full` for publication."""
+    """How much is computed: `quick` for a first look in minutes, `full` for publication.
+
+    prompts: a unit of sampling that experiments multiply. training_steps: of every trained model.
+    prompt_lengths: of the trained models; `compared_lengths` where models are held against each
+    other.
+    """
 
     name: str
     prompts: int
     training_steps: int
     prompt_lengths: tuple[int, ...]
+    compared_lengths: tuple[int, ...]
 
 
 EFFORTS = {
     effort.name: effort
     for effort in (
-        Effort("quick", 40_000, 2_000, (20, 40, 80)),
-        Effort("full", 400_000, 6_000, (10, 20, 40, 80, 160)),
+        Effort("quick", 40_000, 2_000, (20, 40, 80), (40,)),
+        Effort("full", 400_000, 6_000, (10, 20, 40, 80, 160), (20, 40, 80)),
     )
 }
 

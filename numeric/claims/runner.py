@@ -99,7 +99,9 @@ class Run:
     @property
     def passed(self) -> bool:
         """True if there is a claim and every claim is confirmed."""
-        return bool(self.outcomes) and all(outcome.verdict == CONFIRMED for outcome in self.outcomes.values())
+        return bool(self.outcomes) and all(
+            outcome.verdict == CONFIRMED for outcome in self.outcomes.values()
+        )
 
 
 def load_claims() -> dict[str, Claim]:

@@ -4,6 +4,5 @@ from numeric.finite.checkpoint import load as load
 from numeric.finite.checkpoint import save as save
 from numeric.finite.models import LinearAttention as LinearAttention
 from numeric.finite.models import SoftmaxAttention as SoftmaxAttention
-from numeric.finite.prompts import sample_prompts as sample_prompts
 from numeric.finite.training import TrainingRun as TrainingRun
 from numeric.finite.training import train as train

@@ -102,8 +102,8 @@ class SoftmaxAttention(nn.Module):
 
     def forward(self, X: torch.Tensor, y: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         matrices, values = self._parts()
-        scores = torch.einsum("bi,hij,bnj->bhn", query, matrices, X)
-        return torch.einsum("h,bhn,bn->b", values, torch.softmax(scores, dim=-1), y)
+        scores = torch.einsum("bi,hij->bhj", query, matrices) @ X.transpose(1, 2)
+        return (torch.softmax(scores, dim=-1) @ y[:, :, None])[:, :, 0] @ values
 
     def score_matrices(self) -> np.ndarray:
         """A_h, (heads, dim, dim)."""

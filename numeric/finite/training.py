@@ -21,9 +21,9 @@ from tqdm.auto import tqdm
 
 from icltheory.errors import CheckpointError, InvalidInput, TrainingDiverged
 from icltheory.task import LinearRegression
-from numeric.arrays import positive_integers, task_arrays
+from numeric.arrays import TaskArrays, positive_integers, task_arrays
 from numeric.finite.checkpoint import check_fits, read, save
-from numeric.finite.prompts import sample_prompts
+from numeric.montecarlo import child_seed, sample_prompts, seed_sequence
 
 _OPTIMIZERS = {"adam": (torch.optim.Adam, 0.02), "sgd": (torch.optim.SGD, 0.1)}
 _SCHEDULES = ("cosine", "constant")
@@ -127,10 +127,9 @@ def train(
     }
     every = int(positive_integers(checkpoint_every, "checkpoint_every"))
     engine = kind(model.parameters(), lr=rate)
-    generator = torch.Generator().manual_seed(settings["seed"])
     loss: list[float] = []
     if checkpoint is not None and Path(checkpoint).exists():
-        loss = _restore(checkpoint, model, engine, generator, settings)
+        loss = _restore(checkpoint, model, engine, settings)
 
     def write() -> None:
         if checkpoint is not None:
@@ -138,7 +137,6 @@ def train(
                 "settings": settings,
                 "loss": list(loss),
                 "optimizer": engine.state_dict(),
-                "generator": generator.get_state(),
             }
             save(model, checkpoint, training=state)
 
@@ -153,7 +151,7 @@ def train(
                 if schedule == "cosine":
                     for group in engine.param_groups:
                         group["lr"] = rate * (1 + math.cos(math.pi * step / settings["steps"])) / 2
-                value = _step(model, task, settings, engine, generator)
+                value = _step(model, arrays, settings, engine, step)
                 if not value <= limit:
                     raise TrainingDiverged(
                         f"the loss is {value:.3g} at step {step + 1}, beyond {limit:.3g} (1000 times "
@@ -175,19 +173,22 @@ def train(
 
 def _step(
     model: nn.Module,
-    task: LinearRegression,
+    arrays: TaskArrays,
     settings: dict[str, Any],
     engine: torch.optim.Optimizer,
-    generator: torch.Generator,
+    step: int,
 ) -> float:
-    prompts = sample_prompts(task, settings["prompt_length"], settings["batch_size"], generator)
-    predictions = model(prompts.X, prompts.y, prompts.query)
-    if predictions.shape != prompts.target.shape:
+    # Every step has its own seed, so a resumed run needs no state of the generator.
+    rng = np.random.default_rng(child_seed(seed_sequence(settings["seed"]), step))
+    prompts = sample_prompts(arrays, settings["prompt_length"], settings["batch_size"], rng)
+    X, y, query, target = map(torch.from_numpy, prompts)
+    predictions = model(X, y, query)
+    if predictions.shape != target.shape:
         raise InvalidInput(
             f"the model returned shape {tuple(predictions.shape)}; it must return "
             f"({settings['batch_size']},), one prediction a prompt."
         )
-    loss = ((predictions - prompts.target) ** 2).mean()
+    loss = ((predictions - target) ** 2).mean()
     engine.zero_grad(set_to_none=True)
     loss.backward()
     engine.step()
@@ -198,7 +199,6 @@ def _restore(
     path: str | os.PathLike[str],
     model: nn.Module,
     engine: torch.optim.Optimizer,
-    generator: torch.Generator,
     settings: dict[str, Any],
 ) -> list[float]:
     state = read(path)
@@ -218,7 +218,6 @@ def _restore(
         raise CheckpointError(f"{path} belongs to another training ({changed}); give another file.")
     try:
         engine.load_state_dict(training["optimizer"])
-        generator.set_state(training["generator"])
         loss = [float(x) for x in training["loss"]]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} has no complete state of a training: {error!r}.") from error

@@ -7,13 +7,15 @@ whole of it by `icltheory reproduce --quick`.
 import json
 
 import pytest
-from numeric.risk import optimal_risk
 
 import numeric.claims.multihead as study
 from numeric.claims.base import CLAIMS, ClaimResult, Effort
 from numeric.montecarlo import Estimate
+from numeric.risk import optimal_risk
 
-TINY = Effort("tiny", prompts=2_000, training_steps=1, prompt_lengths=(20, 40))
+TINY = Effort(
+    "tiny", prompts=2_000, training_steps=1, prompt_lengths=(20, 40), compared_lengths=(40,)
+)
 IDS = [claim for claim in CLAIMS if claim.startswith("multihead")]
 EXACT = 0
 

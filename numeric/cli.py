@@ -1,0 +1,534 @@
+"""The command `icltheory`: reproduce, derive, predict, validate.
+
+Every refusal is one line on the standard error stream and exit status 2; 1 means that a claim or a
+model does not agree with theory, 130 that Ctrl-C stopped the run. Exported: `main`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from icltheory.errors import IclTheoryError, InvalidInput
+
+# What a command needs beyond this is imported when the command runs: `--help` must not wait.
+if TYPE_CHECKING:
+    from numeric.claims.base import Claim
+    from numeric.claims.runner import Event, Outcome, Run
+
+SUCCESS, DISAGREES, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (without the program's name); returns the exit status.
+
+    >>> main(["derive", "optimal-loss-constant", "--heads", "2", "--latex"])
+    d \\sigma^{2} + d + 1
+    % optimal loss constant, 2 softmax heads (infimum, not attained)
+    % source: ...
+    0
+    """
+    try:
+        arguments = _parser().parse_args(argv)
+        status = arguments.command(arguments)
+        sys.stdout.flush()
+        return status
+    except SystemExit as stop:  # --help and --version
+        return int(stop.code or 0)
+    except IclTheoryError as error:
+        # One line, whatever the message holds.
+        print(f"icltheory: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`head`) has gone; the interpreter must not try to flush to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SUCCESS
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses in one line instead of printing the usage as well."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidInput(f"{message} (see {self.prog} --help)")
+
+
+class _Version(argparse.Action):
+    """`--version`, read from the installed package only when it is asked for."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: Any, *unused: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"icltheory {version('icltheory')}")
+        parser.exit()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="icltheory",
+        description="Exact theory of in-context linear regression by attention.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, help="print the version")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        sub.set_defaults(command=run)
+        return sub
+
+    sub = command("reproduce", _reproduce, "Hold the claims of the papers against experiments.")
+    sub.add_argument("--quick", action="store_true", help="a first look in minutes")
+    sub.add_argument("--paper", metavar="NAME", help="only the claims of this paper")
+    sub.add_argument("--claim", metavar="ID", nargs="+", action="extend", help="only these claims")
+    sub.add_argument("--jobs", metavar="N", type=_positive, help="processes (default: the cores)")
+    sub.add_argument("--out", metavar="DIR", default="reproduction", help="default: %(default)s")
+    sub.add_argument("--fresh", action="store_true", help="compute finished claims again")
+
+    sub = command("derive", _derive, "Derive a formula and print it with validity and source.")
+    sub.add_argument("name", metavar="NAME", help=f"one of {', '.join(_FORMULAS)}")
+    sub.add_argument("--heads", metavar="H", type=_positive, help="softmax heads (default 1)")
+    sub.add_argument("--attention", choices=_ATTENTIONS, default="softmax")
+    sub.add_argument("--dim", metavar="D", default="d", help="a number, or d (default)")
+    sub.add_argument(
+        "--noise-var", metavar="S", default="noise_var", help="a number, or noise_var (default)"
+    )
+    form = sub.add_mutually_exclusive_group()
+    for kind, text in (
+        ("text", "with the derivation (default)"),
+        ("latex", "LaTeX"),
+        ("python", "a Python function"),
+    ):
+        form.add_argument(f"--{kind}", dest="form", action="store_const", const=kind, help=text)
+    sub.set_defaults(form="text")
+
+    sub = command("predict", _predict, "Predict the risk against the prompt length.")
+    layer = sub.add_mutually_exclusive_group(required=True)
+    layer.add_argument("--heads", metavar="H", type=_positive, help="softmax heads")
+    layer.add_argument("--linear", action="store_true", help="linear attention")
+    _task_options(sub)
+    sub.add_argument("--lengths", metavar="N", type=_lengths, default="10:10000:64", help=_LENGTHS)
+    sub.add_argument("--score-scale", metavar="K", type=_number, help="default: the best")
+    sub.add_argument("--value-scale", metavar="V", type=_number, help="default: the best")
+    sub.add_argument("--out", metavar="FILE", required=True, help="FILE.csv, .png, .svg or .pdf")
+
+    sub = command("validate", _validate, "Hold a saved model against the theory.")
+    sub.add_argument("checkpoint", metavar="CHECKPOINT", help="file of numeric.finite.save")
+    _task_options(sub)
+    sub.add_argument("--lengths", metavar="N", type=_lengths, required=True, help=_LENGTHS)
+    sub.add_argument(
+        "--prompts", metavar="N", type=_positive, default=400_000, help="default: %(default)s"
+    )
+    sub.add_argument("--seed", metavar="N", type=_seed, default=0)
+    return parser
+
+
+def _task_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dim", metavar="D", type=_positive, required=True)
+    parser.add_argument("--noise-var", metavar="S", type=_number, default="0")
+
+
+# -- reproduce -----------------------------------------------------------------------------------
+
+
+def _reproduce(arguments: Any) -> int:
+    from numeric import report
+    from numeric.claims import runner
+    from numeric.claims.base import EFFORTS
+
+    claims = _select(runner.load_claims(), arguments.paper, arguments.claim)
+    effort = EFFORTS["quick" if arguments.quick else "full"]
+    with _Display(sys.stderr) as display:
+        run = runner.run(
+            claims.values(),
+            effort,
+            arguments.out,
+            jobs=arguments.jobs,
+            fresh=arguments.fresh,
+            report=display.show,
+        )
+    path = report.build(run.outcomes, claims, Path(arguments.out) / "report.html")
+    print(_summary(run))
+    print(f"report: {path}")
+    if run.interrupted:
+        print("Stopped. Finished claims are kept: the same command goes on.", file=sys.stderr)
+        return INTERRUPTED
+    return SUCCESS if run.passed else DISAGREES
+
+
+def _select(
+    claims: dict[str, Claim], paper: str | None, ids: Sequence[str] | None
+) -> dict[str, Claim]:
+    papers = list(dict.fromkeys(claim.paper for claim in claims.values()))
+    if paper is not None and paper not in papers:
+        raise InvalidInput(f"there is no paper {paper}; papers: {', '.join(papers)}.")
+    chosen = {key: c for key, c in claims.items() if paper in (None, c.paper)}
+    for name in ids or ():
+        if name not in chosen:
+            raise InvalidInput(f"there is no claim {name}; claims: {', '.join(chosen)}.")
+    return {key: c for key, c in chosen.items() if not ids or key in ids}
+
+
+def _summary(run: Run) -> str:
+    """The outcomes as a table, with the parts that failed under their claim."""
+    rows = [("claim", "verdict", "rows that agree", "time")]
+    below: list[list[str]] = [[]]
+    for name, outcome in run.outcomes.items():
+        rows.append((name, outcome.verdict, *_measures(outcome)))
+        below.append(list(_complaints(outcome)))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = []
+    for row, complaints in zip(rows, below, strict=True):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        lines.append("  ".join([*cells, row[3]]).rstrip())
+        lines += [f"    {complaint}" for complaint in complaints]
+    return "\n".join(lines)
+
+
+def _measures(outcome: Outcome) -> tuple[str, str]:
+    if outcome.result is None:
+        return "", ""
+    agree, total = outcome.agreeing
+    reused = ", kept from before" if outcome.reused else ""
+    return f"{agree} of {total}", f"{_clock(outcome.result.seconds)}{reused}"
+
+
+def _complaints(outcome: Outcome) -> Any:
+    if outcome.error:
+        yield f"error: {' '.join(outcome.error.split())}"
+    for part in outcome.result.parts if outcome.result is not None else ():
+        for row in part.comparison:
+            if row.verdict in ("deviates", "poor resolution"):
+                setting = ", ".join(f"{key} = {value}" for key, value in row.setting.items())
+                yield (
+                    f"{part.title}: {setting}: {row.estimate:.6g} against {row.prediction:.6g} "
+                    f"predicted, z = {row.z:.1f}: {row.verdict}"
+                )
+        if not part.control_rejected:
+            yield f"{part.title}: the negative control (x {part.control:g}) was not rejected"
+
+
+class _Display:
+    """Live progress: a line a running claim on a terminal, else a line a finished claim."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.live = stream, stream.isatty()
+        self.running: dict[str, tuple[float, Event]] = {}  # with the time of the first event
+        self.drawn = 0
+        self.lock, self.over = threading.Lock(), threading.Event()
+        # Claims report now and then; the clock has to go on in between.
+        self.ticker = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> _Display:
+        if self.live:
+            self.ticker.start()
+        return self
+
+    def __exit__(self, *unused: Any) -> None:
+        self.over.set()
+        with self.lock:
+            self._erase()
+            self.stream.flush()
+
+    def show(self, event: Event) -> None:
+        """Take note of an event."""
+        with self.lock:
+            if event.outcome is not None:
+                self.running.pop(event.claim, None)
+                agree, spent = _measures(event.outcome)
+                parts = (event.outcome.verdict, agree and f"{agree} rows", spent)
+                self._line(f"{event.claim}: {', '.join(part for part in parts if part)}")
+            elif event.fraction is None:
+                self._line(f"{event.claim}: {event.what}")
+            else:
+                start, _ = self.running.get(event.claim, (time.monotonic(), event))
+                self.running[event.claim] = start, event
+            self._draw()
+
+    def _tick(self) -> None:
+        while not self.over.wait(1.0):
+            with self.lock:
+                self._draw()
+
+    def _line(self, text: str) -> None:
+        self._erase()
+        self.stream.write(f"{text}\n")
+
+    def _draw(self) -> None:
+        if self.live and not self.over.is_set():
+            self._erase()
+            width = shutil.get_terminal_size().columns - 1
+            for start, event in self.running.values():
+                done = min(max(event.fraction or 0.0, 0.0), 1.0)
+                bar = f"[{'#' * round(12 * done):.<12}] {done:4.0%}"
+                text = f"{event.claim}  {bar}  {_clock(time.monotonic() - start)}  {event.what}"
+                self.stream.write(f"{text[:width]}\n")
+            self.drawn = len(self.running)
+        self.stream.flush()
+
+    def _erase(self) -> None:
+        if self.drawn:
+            # Up to the first drawn line, and clear to the end of the screen.
+            self.stream.write(f"\x1b[{self.drawn}F\x1b[J")
+            self.drawn = 0
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+
+
+# -- derive --------------------------------------------------------------------------------------
+
+_ATTENTIONS = ("softmax", "linear", "linear-centered")
+# Name -> function of icltheory, and whether it takes an attention.
+_FORMULAS = {
+    "loss-constant": ("loss_constant", True),
+    "optimal-loss-constant": ("optimal_loss_constant", True),
+    "multihead-gain": ("multihead_gain", False),
+    "finite-prompt-risk": ("finite_prompt_risk", True),
+    "consistency": ("consistency_condition", True),
+}
+
+
+def _derive(arguments: Any) -> int:
+    import icltheory as icl
+    from icltheory.symbols import d, noise_var
+
+    if arguments.name not in _FORMULAS:
+        raise InvalidInput(
+            f"there is no formula {arguments.name}; formulas: {', '.join(_FORMULAS)}."
+        )
+    name, takes_attention = _FORMULAS[arguments.name]
+    softmax = arguments.attention == "softmax"
+    if arguments.heads is not None and not (takes_attention and softmax):
+        what = arguments.name if softmax else f"{arguments.attention} attention"
+        raise InvalidInput(f"--heads says nothing about {what}; leave it out.")
+    if not softmax and (not takes_attention or arguments.name == "consistency"):
+        raise InvalidInput(f"{arguments.name} is about softmax heads; leave --attention out.")
+    task = icl.LinearRegression(
+        dim=d if arguments.dim == "d" else _literal(_positive, arguments.dim, "--dim"),
+        noise_var=noise_var
+        if arguments.noise_var == "noise_var"
+        else _literal(_number, arguments.noise_var, "--noise-var"),
+    )
+    if softmax:
+        attention: Any = icl.SoftmaxAttention(heads=arguments.heads or 1)
+    else:
+        attention = icl.LinearAttention(centered=arguments.attention == "linear-centered")
+    formula = getattr(icl, name)(*((task, attention) if takes_attention else (task,)))
+    print(_FORMS[arguments.form](formula))
+    return SUCCESS
+
+
+def _literal(parse: Callable[[str], Any], text: str, option: str) -> Any:
+    try:
+        return parse(text)
+    except argparse.ArgumentTypeError as error:
+        word = option[2:].replace("-", "_").replace("dim", "d")
+        raise InvalidInput(
+            f"argument {option}: {error}, or the word {word} for the symbol."
+        ) from error
+
+
+def _notes(formula: Any) -> list[str]:
+    """Validity, minimiser and sources, as lines."""
+    lines = [] if formula.validity == True else [f"holds for {formula.validity}"]  # noqa: E712
+    lines += [f"minimiser: {key} = {value}" for key, value in (formula.minimizer or {}).items()]
+    return lines + [f"source: {reference}" for reference in formula.references]
+
+
+def _titled(formula: Any) -> str:
+    return formula.name + (" (infimum, not attained)" if formula.attained is False else "")
+
+
+def _as_text(formula: Any) -> str:
+    lines = [f"{_titled(formula)}:", "", f"    {formula.expr}", "", *_notes(formula)]
+    symbols = [f"    {s.name}: {s.meaning}, {s.domain}" for s in formula.symbols]
+    if symbols:
+        lines += ["", "symbols:", *symbols]
+    if formula.steps:
+        steps = [f"    {line}" for line in formula.explain().splitlines()]
+        lines += ["", "derivation:", *steps]
+    return "\n".join(lines)
+
+
+def _as_latex(formula: Any) -> str:
+    return "\n".join([formula.latex(), *(f"% {x}" for x in (_titled(formula), *_notes(formula)))])
+
+
+def _as_python(formula: Any) -> str:
+    import sympy
+
+    if not isinstance(formula.expr, sympy.Expr):
+        raise InvalidInput(
+            f"'{formula.name}' is an equation between matrices, not a function; use --text or "
+            f"--latex."
+        )
+    title = formula.name.split(",")[0]
+    name = re.sub(r"\W+", "_", title)
+    names = ", ".join(sorted(symbol.name for symbol in formula.free_symbols))
+    body = sympy.pycode(formula.expr)
+    return "\n".join(
+        [
+            *(f"# {line}" for line in (_titled(formula), *_notes(formula))),
+            "import math",
+            "",
+            "",
+            f"def {name}({f'*, {names}' if names else ''}):",
+            f"    return {body}",
+        ]
+    )
+
+
+_FORMS = {"text": _as_text, "latex": _as_latex, "python": _as_python}
+
+
+# -- predict -------------------------------------------------------------------------------------
+
+
+def _predict(arguments: Any) -> int:
+    import numpy as np
+
+    import icltheory as icl
+    from numeric import plot
+    from numeric.risk import exact_risk, optimal_risk
+
+    out = Path(arguments.out)
+    suffixes = (".csv", *plot.SUFFIXES)
+    if out.suffix.lower() not in suffixes:
+        raise InvalidInput(f"argument --out: {out} does not end in one of {', '.join(suffixes)}.")
+    if not out.parent.is_dir():
+        raise InvalidInput(
+            f"argument --out: the folder {out.parent} does not exist; make it first."
+        )
+    task = icl.LinearRegression(arguments.dim, arguments.noise_var)
+    attention: Any = (
+        icl.LinearAttention() if arguments.linear else icl.SoftmaxAttention(heads=arguments.heads)
+    )
+    lengths = np.array(arguments.lengths)
+    score, value = arguments.score_scale, arguments.value_scale
+    if score is None and value is None:
+        best = optimal_risk(task, attention, lengths)
+        risk, scores, values = best.risk, best.score_scale, best.value_scale
+    else:
+        if value is None or (score is None and attention == icl.SoftmaxAttention(heads=1)):
+            raise InvalidInput(
+                "give --score-scale and --value-scale together for one softmax head, --value-scale "
+                "alone for other layers, or neither for the best."
+            )
+        risk = exact_risk(
+            task,
+            attention,
+            lengths,
+            score_scale=None if score is None else float(score),
+            value_scale=float(value),
+        )
+        # Other layers have no score scale (linear) or its limit zero (several heads).
+        scores = float(score) if score is not None else (np.nan if arguments.linear else 0.0)
+        values = float(value)
+    columns = np.broadcast_arrays(lengths, risk, scores, values)
+    if out.suffix.lower() == ".csv":
+        lines = ["prompt_length,risk,score_scale,value_scale"]
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        lines += [f"{n},{r!r},{k!r},{v!r}" for n, r, k, v in rows]
+        plot.write_atomically(out, "\n".join(lines) + "\n")
+    else:
+        plot.save(_curve(arguments, columns), out)
+    print(f"{len(lengths)} prompt lengths: {out}")
+    return SUCCESS
+
+
+def _curve(arguments: Any, columns: Sequence[Any]) -> Any:
+    from numeric.plot import Figure, Series
+
+    layer = "linear attention" if arguments.linear else f"{arguments.heads} softmax head"
+    layer += "s" if not arguments.linear and arguments.heads > 1 else ""
+    chosen = "best" if arguments.score_scale is arguments.value_scale is None else "given"
+    lengths, risk = (tuple(map(float, column)) for column in columns[:2])
+    line = Series(f"{layer}, {chosen} parameters, predicted", lengths, risk)
+    title = f"Predicted risk, d = {arguments.dim}, noise variance {arguments.noise_var}"
+    return Figure(title, "prompt length n", "risk", title, (line,), ())
+
+
+# -- validate ------------------------------------------------------------------------------------
+
+
+def _validate(arguments: Any) -> int:
+    import icltheory as icl
+    from numeric import finite
+    from numeric.validate import validate
+
+    model = finite.load(arguments.checkpoint)
+    task = icl.LinearRegression(arguments.dim, arguments.noise_var)
+    comparison = validate(
+        model, task, arguments.lengths, prompts=arguments.prompts, seed=arguments.seed
+    )
+    print(comparison)
+    return SUCCESS if comparison.passed else DISAGREES
+
+
+# -- numbers from text; nothing is evaluated -------------------------------------------------------
+
+_LENGTHS = "FIRST:LAST:COUNT (logarithmic), or a list such as 20,40,80"
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 0")
+    return int(text)
+
+
+def _number(text: str) -> Any:
+    """An exact rational from a decimal or a fraction."""
+    import sympy
+
+    # The exponent is bounded, so that no text makes a number with millions of digits.
+    form = r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})(e[+-]?[0-9]{1,2})?|[0-9]{1,40}/[0-9]{1,40}"
+    try:
+        if re.fullmatch(form, text, flags=re.IGNORECASE):
+            value = Fraction(text)
+            return sympy.Rational(value.numerator, value.denominator)
+    except ZeroDivisionError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 0.25 or 1/4")
+
+
+def _lengths(text: str) -> list[int]:
+    first, *rest = text.split(":")
+    if not rest:
+        return [_positive(part) for part in first.split(",")]
+    if len(rest) != 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {_LENGTHS}")
+    low, high, count = _positive(first), _positive(rest[0]), _positive(rest[1])
+    if low > high or count > 100_000:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must rise from FIRST to LAST in at most 100000 lengths"
+        )
+    ratio = (high / low) ** (1 / max(count - 1, 1))
+    # Rounding makes neighbours coincide at short lengths; each is kept once.
+    return list(dict.fromkeys(round(low * ratio**i) for i in range(count)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,395 @@
+"""The command line: outputs, exit statuses, and refusals in one line."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_runner as fakes
+
+import icltheory as icl
+import numeric
+from numeric import cli
+from numeric.claims import runner
+
+
+def refusal(capsys, *argv):
+    """The message of a refused command line: one line on stderr, nothing else, status 2."""
+    assert cli.main(list(argv)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("icltheory: error: ")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+def output(capsys, *argv, status=0):
+    assert cli.main(list(argv)) == status
+    return capsys.readouterr().out
+
+
+# -- the command as a whole ------------------------------------------------------------------------
+
+
+def test_version_and_help(capsys):
+    assert output(capsys, "--version") == "icltheory 0.1.0\n"
+    for command in ("reproduce", "derive", "predict", "validate"):
+        assert command in output(capsys, "--help")
+        assert f"icltheory {command}" in output(capsys, command, "--help")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "required: COMMAND"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["derive"], "required: NAME"),
+        (["derive", "nothing"], "formulas: loss-constant, optimal-loss-constant"),
+        (["derive", "loss-constant", "--dim", "x"], "'x' is not a positive integer, or the word d"),
+        (["derive", "loss-constant", "--noise-var", "a"], "or the word noise_var"),
+        (["derive", "loss-constant", "--noise-var", "1/0"], "'1/0' is not a number"),
+        (["derive", "loss-constant", "--noise-var", "1e999999999"], "is not a number"),
+        (["derive", "loss-constant", "--noise-var", "-1"], "negative"),
+        (["derive", "loss-constant", "--noise-var", "exit()"], "is not a number"),
+        (["derive", "loss-constant", "--heads", "3"], "no canonical family"),
+        (["derive", "finite-prompt-risk"], "numeric.exact_risk"),
+        (["derive", "multihead-gain", "--heads", "2"], "--heads says nothing about multihead-gain"),
+        (["derive", "multihead-gain", "--attention", "linear"], "leave --attention out"),
+        (["derive", "consistency", "--attention", "linear"], "leave --attention out"),
+        (["derive", "loss-constant", "--attention", "linear", "--heads", "2"], "linear attention"),
+        (["derive", "consistency", "--python"], "equation between matrices"),
+        (["derive", "loss-constant", "--latex", "--text"], "not allowed with"),
+        (["reproduce", "--jobs", "0"], "'0' is not a positive integer"),
+        (["reproduce", "--paper", "unknown"], "there is no paper unknown; papers: multihead"),
+        (["reproduce", "--claim", "unknown"], "claims: multihead-single-head, multihead-several"),
+        (["predict", "--dim", "5", "--out", "c.csv"], "one of the arguments --heads --linear"),
+        (["predict", "--linear", "--dim", "5", "--out", "c.txt"], "does not end in one of .csv"),
+        (["predict", "--linear", "--dim", "5", "--out", "none/c.csv"], "folder none does not exist"),
+        (["predict", "--linear", "--dim", "5", "--lengths", "9:3:2", "--out", "c.csv"], "must rise"),
+        (["predict", "--linear", "--dim", "5", "--lengths", "9:3", "--out", "c.csv"], "FIRST:LAST"),
+        (["predict", "--linear", "--dim", "5", "--lengths", "1,,2", "--out", "c.csv"], "''"),
+        (["predict", "--heads", "1", "--dim", "5", "--score-scale", "1", "--out", "c.csv"], "together"),
+        (["predict", "--heads", "1", "--dim", "5", "--value-scale", "1", "--out", "c.csv"], "together"),
+        (["validate", "no.pt", "--dim", "5", "--lengths", "20"], "no.pt"),
+    ],
+)  # fmt: skip
+def test_refusals_are_one_line_that_names_what_is_right(
+    capsys, tmp_path, monkeypatch, argv, message
+):
+    monkeypatch.chdir(tmp_path)
+    assert message in refusal(capsys, *argv)
+    assert not list(tmp_path.iterdir())
+
+
+def command(*argv, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, *argv], text=True, env=environment, stderr=subprocess.PIPE, **options
+    )
+
+
+def test_a_closed_pipe_is_quiet():
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = command("-m", "numeric.cli", "derive", "loss-constant", stdout=writing)
+    os.close(writing)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 0
+
+
+def test_help_does_not_wait_for_torch_or_matplotlib():
+    code = (
+        "import sys; from numeric import cli; cli.main(['--help']); "
+        "print(sorted({'torch', 'matplotlib', 'pandas'} & set(sys.modules)))"
+    )
+    process = command("-c", code, stdout=subprocess.PIPE)
+    assert process.communicate()[0].endswith("[]\n")
+
+
+# -- derive ----------------------------------------------------------------------------------------
+
+
+def test_derive_text_shows_formula_validity_source_symbols_and_steps(capsys):
+    text = output(capsys, "derive", "loss-constant")
+    formula = icl.loss_constant(fakes.GENERAL, icl.SoftmaxAttention(heads=1))
+    for piece in (str(formula.expr), "holds for t < 1/2", "arXiv 2401.17426", "label noise", "3. "):
+        assert piece in text
+    assert "infimum, not attained" in output(
+        capsys, "derive", "optimal-loss-constant", "--heads", "3"
+    )
+    assert "minimiser: t = " in output(capsys, "derive", "optimal-loss-constant")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("loss-constant", ["--heads", "2"]),
+        ("loss-constant", ["--attention", "linear"]),
+        ("optimal-loss-constant", []),
+        ("multihead-gain", []),
+        ("finite-prompt-risk", ["--heads", "2"]),
+        ("finite-prompt-risk", ["--attention", "linear-centered"]),
+        ("consistency", ["--heads", "2"]),
+    ],
+)
+def test_every_name_derives_as_text_and_latex(capsys, name, options):
+    assert "source: " in output(capsys, "derive", name, *options)
+    latex = output(capsys, "derive", name, *options, "--latex").splitlines()
+    assert all(line.startswith("% ") for line in latex[1:])
+    assert "noise_var" not in latex[0]
+
+
+@pytest.mark.parametrize("heads", ["1", "2"])
+def test_derived_python_gives_the_compiled_values(capsys, heads):
+    text = output(
+        capsys, "derive", "loss-constant", "--heads", heads, "--noise-var", ".25", "--python"
+    )
+    space = {}
+    exec(text, space)
+    value = space["loss_constant"](d=5, t=0.1)
+    task = icl.LinearRegression(dim=5, noise_var=0.25)
+    f = numeric.compile(icl.loss_constant(task, icl.SoftmaxAttention(heads=int(heads))))
+    assert value == pytest.approx(f(t=0.1), rel=1e-13, abs=0)
+    assert 1.03 * value != pytest.approx(f(t=0.1), rel=1e-13, abs=0)
+
+
+def test_numbers_are_read_exactly(capsys):
+    text = output(
+        capsys, "derive", "optimal-loss-constant", "--heads=2", "--dim=5", "--noise-var=1/3"
+    )
+    assert "\n    23/3\n" in text
+
+
+# -- predict ---------------------------------------------------------------------------------------
+
+
+def table(path):
+    with path.open() as file:
+        rows = list(csv.reader(file))
+    assert rows[0] == ["prompt_length", "risk", "score_scale", "value_scale"]
+    return np.array(rows[1:], dtype=float).T
+
+
+def test_predict_writes_the_optimal_curve(capsys, tmp_path):
+    path = tmp_path / "curve.csv"
+    shown = output(
+        capsys, "predict", "--heads", "1", "--dim", "5", "--lengths", "20,40", "--out", str(path)
+    )
+    assert str(path) in shown
+    lengths, risk, score, value = table(path)
+    best = numeric.optimal_risk(
+        icl.LinearRegression(dim=5), icl.SoftmaxAttention(heads=1), [20, 40]
+    )
+    assert lengths.tolist() == [20, 40]
+    assert risk.tolist() == best.risk.tolist()
+    assert (1.03 * risk).tolist() != best.risk.tolist()
+    assert (score.tolist(), value.tolist()) == (
+        best.score_scale.tolist(),
+        best.value_scale.tolist(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "attention", "scales", "columns"),
+    [
+        (["--heads=1", "--score-scale=1/2", "--value-scale=1.5"], icl.SoftmaxAttention(heads=1),
+         {"score_scale": 0.5, "value_scale": 1.5}, (0.5, 1.5)),
+        (["--heads=2", "--value-scale=.8"], icl.SoftmaxAttention(heads=2),
+         {"value_scale": 0.8}, (0.0, 0.8)),
+        (["--linear", "--value-scale=.8"], icl.LinearAttention(),
+         {"value_scale": 0.8}, (np.nan, 0.8)),
+    ],
+)  # fmt: skip
+def test_predict_at_given_parameters(capsys, tmp_path, options, attention, scales, columns):
+    path = tmp_path / "curve.csv"
+    options = [*options, "--dim=3", "--noise-var=0.25", "--lengths=10:1000:5"]
+    output(capsys, "predict", *options, "--out", str(path))
+    lengths, risk, score, value = table(path)
+    assert lengths.tolist() == [10, 32, 100, 316, 1000]
+    task = icl.LinearRegression(dim=3, noise_var=0.25)
+    assert risk.tolist() == numeric.exact_risk(task, attention, lengths, **scales).tolist()
+    np.testing.assert_equal((score[0], value[0]), columns)
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_predict_draws(capsys, tmp_path, suffix):
+    path = tmp_path / f"curve.{suffix}"
+    output(capsys, "predict", "--heads", "2", "--dim", "5", "--out", str(path))
+    assert path.stat().st_size > 5_000
+
+
+def test_lengths_are_rising_integers_without_repetition():
+    lengths = cli._lengths("1:50:64")
+    assert lengths == sorted(set(lengths))
+    assert (lengths[0], lengths[-1]) == (1, 50)
+    assert cli._lengths("7:7:3") == [7]
+
+
+# -- validate --------------------------------------------------------------------------------------
+
+
+def test_validate_a_saved_model(capsys, tmp_path):
+    import torch
+
+    from numeric import finite
+
+    model = finite.LinearAttention(dim=3)
+    path = str(tmp_path / "model.pt")
+    best = numeric.optimal_risk(icl.LinearRegression(dim=3), icl.LinearAttention(), 20)
+    with torch.no_grad():
+        model.A.copy_(float(best.value_scale) * torch.eye(3, dtype=model.A.dtype))
+    finite.save(model, path)
+    options = ["validate", path, "--dim", "3", "--lengths", "20", "--seed", "1"]
+    assert "agrees" in output(capsys, *options)
+    with torch.no_grad():
+        model.A.mul_(1.5)
+    finite.save(model, path)
+    assert "deviates" in output(capsys, *options, status=1)
+    assert "(B,)" in refusal(capsys, "validate", path, "--dim", "4", "--lengths", "20")
+
+
+# -- reproduce -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def claims(tmp_path, monkeypatch):
+    """Makes the command see the fake claims of {id: experiment}, and run in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def use(**kinds):
+        made = {
+            name: fakes.fake(name, kind, tmp_path, paper=f"paper-{name[0]}")
+            for name, kind in kinds.items()
+        }
+        monkeypatch.setattr(runner, "load_claims", lambda: made)
+
+    return use
+
+
+def test_reproduce_prints_a_table_and_writes_the_report(capsys, claims):
+    claims(alpha=fakes.agreeing, beta=fakes.agreeing)
+    assert cli.main(["reproduce", "--quick", "--jobs", "1"]) == 0
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert lines[0].split() == ["claim", "verdict", "rows", "that", "agree", "time"]
+    assert lines[1].split()[:5] == ["alpha", "confirmed", "2", "of", "2"]
+    assert lines[-1] == "report: reproduction/report.html"
+    assert "Title of alpha" in Path("reproduction/report.html").read_text()
+    # Not a terminal: one plain line a finished claim.
+    assert captured.err.splitlines() == [
+        "alpha: confirmed, 2 of 2 rows, 0 s",
+        "beta: confirmed, 2 of 2 rows, 0 s",
+    ]
+    assert "kept from before" in output(capsys, "reproduce", "--quick", "--jobs", "1")
+
+
+def test_a_claim_that_fails_is_explained_and_sets_the_status(capsys, claims):
+    claims(alpha=fakes.deviating, beta=fakes.raising, gamma=fakes.blurred)
+    text = output(capsys, "reproduce", "--jobs", "1", status=1)
+    assert "simulation: n = 10: 1.2 against 1 predicted, z = 200.0: deviates" in text
+    assert "error: ValueError: no such luck" in text
+    assert "the negative control (x 1.03) was not rejected" in text
+
+
+def test_claims_and_papers_are_chosen(capsys, claims):
+    claims(alpha=fakes.agreeing, beta=fakes.agreeing, gamma=fakes.agreeing)
+    one_job = ["reproduce", "--jobs", "1"]
+    text = output(capsys, *one_job, "--claim", "gamma", "--claim", "alpha")
+    assert [line.split()[0] for line in text.splitlines()[1:3]] == ["alpha", "gamma"]
+    assert "beta" not in text
+    assert "beta" in output(capsys, *one_job, "--paper", "paper-b")
+    message = refusal(capsys, "reproduce", "--paper", "paper-b", "--claim", "alpha")
+    assert "there is no claim alpha; claims: beta." in message
+
+
+def test_ctrl_c_reports_what_is_finished(capsys, claims):
+    claims(alpha=fakes.agreeing, beta=fakes.interrupting)
+    assert cli.main(["reproduce", "--jobs", "1"]) == 130
+    captured = capsys.readouterr()
+    assert "beta   not run" in captured.out
+    assert "the same command goes on" in captured.err
+    assert "Not computed yet." in Path("reproduction/report.html").read_text()
+    Path("go on").touch()
+    assert "beta   confirmed" in output(capsys, "reproduce", "--jobs", "1")
+
+
+def test_a_file_in_the_place_of_the_results_is_refused(capsys, claims, tmp_path):
+    claims(alpha=fakes.agreeing)
+    Path("reproduction").write_text("in the way")
+    assert "give another folder" in refusal(capsys, "reproduce")
+    assert fakes.calls(tmp_path, "alpha") == 0
+
+
+def test_the_terminal_shows_a_line_a_running_claim():
+    class Terminal:
+        text = ""
+
+        def isatty(self):
+            return True
+
+        def write(self, text):
+            self.text += text
+
+        def flush(self):
+            pass
+
+    stream = Terminal()
+    with cli._Display(stream) as display:
+        display.show(runner.Event("alpha", "training", 0.5))
+        display.show(runner.Event("beta", "quadrature", 0.0))
+        assert "alpha  [######......]  50%  0 s  training\n" in stream.text
+        assert display.drawn == 2
+        display.show(runner.Event("alpha", "", outcome=runner.Outcome("alpha", error="x")))
+        assert "\x1b[2F\x1b[Jalpha: error\n" in stream.text
+        assert display.drawn == 1
+    assert stream.text.endswith("\x1b[1F\x1b[J")
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {folder!r})
+import test_runner as fakes
+from numeric import cli
+from numeric.claims import runner
+
+if __name__ == "__main__":
+    kinds = dict(alpha=fakes.threads, beta=fakes.sleeping, gamma=fakes.sleeping)
+    made = {{name: fakes.fake(name, kind, {out!r}) for name, kind in kinds.items()}}
+    runner.load_claims = lambda: made
+    sys.exit(cli.main(["reproduce", "--jobs", "2", "--out", {out!r}]))
+"""
+
+
+def test_ctrl_c_stops_the_workers_at_once_and_keeps_results(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(folder=str(Path(__file__).parent), out=str(out)))
+    process = command(str(script), stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not ((out / "claims/alpha.json").exists() and (out / "gamma.pid").exists()):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.05)
+        # A terminal sends it to the whole group.
+        os.killpg(process.pid, signal.SIGINT)
+        start = time.monotonic()
+        text, errors = process.communicate(timeout=30)
+        assert time.monotonic() - start < 20
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "alpha  confirmed" in text
+    assert "beta   not run" in text
+    assert "Traceback" not in errors
+    assert (out / "report.html").exists()
+    for name in ("beta", "gamma"):
+        pid = int((out / f"{name}.pid").read_text())
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
