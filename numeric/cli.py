@@ -13,7 +13,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -206,12 +206,14 @@ def _measures(outcome: Outcome) -> tuple[str, str]:
     return f"{agree} of {total}", f"{_clock(outcome.result.seconds)}{reused}"
 
 
-def _complaints(outcome: Outcome) -> Any:
+def _complaints(outcome: Outcome) -> Iterator[str]:
+    from numeric.compare import DEVIATES, POOR_RESOLUTION
+
     if outcome.error:
         yield f"error: {' '.join(outcome.error.split())}"
     for part in outcome.result.parts if outcome.result is not None else ():
         for row in part.comparison:
-            if row.verdict in ("deviates", "poor resolution"):
+            if row.verdict in (DEVIATES, POOR_RESOLUTION):
                 setting = ", ".join(f"{key} = {value}" for key, value in row.setting.items())
                 yield (
                     f"{part.title}: {setting}: {row.estimate:.6g} against {row.prediction:.6g} "

@@ -156,8 +156,9 @@ def draw(figure: Figure, ax: Any = None) -> Any:
 def to_svg(figure: Figure, prefix: str = "figure-") -> str:
     """The figure as an SVG element for an HTML page; every id begins with `prefix`.
 
-    Figures of one page need different prefixes. Text stays text. Axes and text take the colour of the surrounding text (`currentColor`) and the background is
-    transparent, so that the figure suits light and dark pages. The same figure gives the same SVG.
+    Figures of one page need different prefixes. Text stays text; axes and text take the colour of
+    the surrounding text (`currentColor`) and the background is transparent, so that the figure suits
+    light and dark pages. The same figure gives the same SVG.
     """
     text = _render(figure, "svg", transparent=True).decode()
     text = text[text.index("<svg") :]

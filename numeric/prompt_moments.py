@@ -103,8 +103,8 @@ def prompt_moments(prompt_length: Any, scale: Any) -> PromptMoments:
         here = scales == value
         distinct, index = np.unique(lengths[here], return_inverse=True)
         result[:, here] = np.stack(weight_moments(distinct, float(value)))[:, index]
-    g, g3, g22 = (row[()] for row in result)
-    return PromptMoments(lengths[()], scales[()], g, g3, g22)
+    # Indexing by () turns an array without axes into a number.
+    return PromptMoments(*(np.asarray(array)[()] for array in (lengths, scales, *result)))
 
 
 def checked_lengths(prompt_length: Any, minimum: int = 1) -> np.ndarray:

@@ -6,6 +6,7 @@ Exported: `build`, which writes it, and `formula_mathml`, a formula as MathML.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -35,17 +36,20 @@ _LEGEND = {
     NOT_RUN: "not computed yet",
 }
 
+_BEFORE_FUNCTION = r"<mo>&InvisibleTimes;</mo>(?=(<mrow>)*<mi>[a-z]{2,}</mi>)"
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1c1d; --soft: #5c6066; --paper: #ffffff; --card: #f5f6f7;
   --rule: #d7dadd; --good: #00694a; --bad: #a83c00; --open: #6b5200; --link: #0062a3; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e7e8; --soft: #a3a8ae; --paper: #15171a;
   --card: #1e2125; --rule: #383d43; --good: #4ccf9f; --bad: #ff9d66; --open: #e3c04d; --link: #7cc0f5; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 62rem; color: var(--ink); background: var(--paper);
+body { margin: 0 auto; padding: 1rem; max-width: 74rem; color: var(--ink); background: var(--paper);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; } h2 { font-size: 1.3rem; margin: 0 0 .3rem; }
 h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem; }
 a { color: var(--link); }
+p { max-width: 50rem; }
 section { border-top: 1px solid var(--rule); margin-top: 2rem; padding-top: 1.4rem; }
 .soft { color: var(--soft); }
 .scroll { overflow-x: auto; }
@@ -53,16 +57,18 @@ table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabu
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--rule);
   vertical-align: top; overflow-wrap: normal; }
 th { font-weight: 600; color: var(--soft); vertical-align: bottom; } .wide th { white-space: nowrap; }
-.wide table { min-width: 48rem; } .wide td:last-child { min-width: 14rem; }
+.wide table { min-width: 48rem; font-size: .82rem; } .wide td:last-child { min-width: 14rem; }
 .verdict { font-weight: 600; white-space: nowrap; }
 .confirmed, .ok { color: var(--good); } .refuted, .error, .no { color: var(--bad); }
 .undecided { color: var(--open); } .not-run { color: var(--soft); }
 .formula { overflow-x: auto; background: var(--card); border-radius: 6px; padding: .7rem .9rem;
   margin: .6rem 0; }
 .formula p { margin: 0 0 .3rem; } math { font-size: 1.1rem; }
+math[display="block"] { margin: .5rem 0; }
 /* Fractions within fractions at full size: the optima nest three of them. */
 mfrac > * { math-depth: inherit; math-style: normal; }
-figure { margin: 1rem 0; } figure svg { display: block; width: 100%; max-width: 44rem; height: auto; }
+figure { margin: 1rem 0; } figure svg { display: block; width: 100%; min-width: 26rem;
+  max-width: 44rem; height: auto; }
 figcaption { color: var(--soft); font-size: .9rem; max-width: 44rem; }
 pre { overflow-x: auto; background: var(--card); border-radius: 6px; padding: .7rem .9rem; }
 code { font-size: .9rem; }
@@ -96,6 +102,8 @@ def formula_mathml(expr: Any, display: str = "block") -> str:
     """
     # The printer leaves the sign of "less than" as it is, which would open a tag.
     text = _Printer().doprint(expr).replace("<mo><</mo>", "<mo>&lt;</mo>")
+    # "d arctanh(x)", not "darctanh(x)".
+    text = re.sub(_BEFORE_FUNCTION, r'\g<0><mspace width="0.2em"></mspace>', text)
     return f'<math display="{display}">{text}</math>'
 
 

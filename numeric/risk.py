@@ -363,12 +363,12 @@ def _explicit_head(
         raise InvalidInput("the attention has its score already; leave score_scale out.")
     if attention.values is not None and value_scale is not None:
         raise InvalidInput("the attention has its value already; leave value_scale out.")
-    score, value = attention.scores[0], attention.values and attention.values[0]
-    if score.free_symbols or (value is not None and value.free_symbols):
+    given = (attention.scores[0], *(attention.values or ()))
+    if any(entry.free_symbols for entry in given):
         raise InvalidInput("the attention still contains symbols; numbers are needed here.")
-    k = float(score)
-    if value is not None:
-        value_scale = float(value)
+    k, *value = (float(entry) for entry in given)
+    if value:
+        value_scale = value[0]
     # Reflecting x_i turns (k, v) into (-k, -v).
     if k < 0 and value_scale is not None:
         value_scale = -finite(value_scale, "value_scale")

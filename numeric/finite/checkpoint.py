@@ -8,10 +8,8 @@ code from the file.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -28,11 +26,11 @@ _CLASSES: dict[str, type[nn.Module]] = {
 }
 
 
-def save(model: nn.Module, path: str | os.PathLike[str], *, training: Any = None) -> Path:
+def save(model: Any, path: str | os.PathLike[str], *, training: Any = None) -> Path:
     """Write a model of this package to `path`; `training` is the state of a run, if any.
 
-    The folder must exist. Errors: `InvalidInput` for another class or an unwritable place; the old
-    file is then still there.
+    Of a `TrainingRun` the model is written. The folder must exist. Errors: `InvalidInput` for
+    another class or an unwritable place; the old file is then still there.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -40,6 +38,7 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, training: Any = None
     ...     load(path).config
     {'dim': 3, 'heads': 1, 'merged': True}
     """
+    model = model if isinstance(model, nn.Module) else getattr(model, "model", model)
     name = type(model).__name__
     if _CLASSES.get(name) is not type(model):
         raise InvalidInput(f"only {', '.join(_CLASSES)} can be saved, not {name}; use torch.save.")
@@ -47,22 +46,18 @@ def save(model: nn.Module, path: str | os.PathLike[str], *, training: Any = None
     state = {
         "format": _FORMAT,
         "class": name,
-        "config": dict(model.config),  # type: ignore[arg-type]
+        "config": dict(model.config),
         "weights": {key: value.detach().clone() for key, value in model.state_dict().items()},
         "training": training,
     }
-    temporary = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
+        torch.save(state, temporary)
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise InvalidInput(f"{path} cannot be written: {error}; give another place.") from error
     finally:
-        if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
     return path
 
 
@@ -86,27 +81,39 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist or is not a file; give a saved model.")
     try:
+        # torch.load does not compare the checksums, and a changed weight would go unnoticed.
+        with zipfile.ZipFile(path) as archive:
+            if (broken := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"wrong checksum of {broken}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} is damaged or contains more than weights, and nothing in it was run; "
+            f"{path} contains more than weights, and nothing in it was run; "
             f"give a file that numeric.finite.save wrote."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except Exception as error:  # the unpickler raises anything on a damaged file
         raise CheckpointError(
-            f"{path} is truncated or no checkpoint; save the model again."
+            f"{path} is truncated, damaged or no checkpoint ({error}); save the model again."
         ) from error
-    fits = isinstance(state, dict) and {"format", "class", "config", "weights"} <= set(state)
-    if not fits or state["format"] != _FORMAT or state["class"] not in _CLASSES:
+    kinds = {"format": int, "class": str, "config": dict, "weights": dict}
+    if (
+        not isinstance(state, dict)
+        or not all(isinstance(state.get(key), kind) for key, kind in kinds.items())
+        or state["format"] != _FORMAT
+        or state["class"] not in _CLASSES
+    ):
         raise CheckpointError(f"{path} was not written by numeric.finite.save (format {_FORMAT}).")
-    if not isinstance(state["weights"], dict) or not isinstance(state["config"], dict):
-        raise CheckpointError(f"{path} has no weights or no configuration; save the model again.")
     try:
-        _CLASSES[state["class"]](**state["config"])
-    except (TypeError, InvalidInput) as error:
+        made = _CLASSES[state["class"]](**state["config"])
+    except (TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise CheckpointError(
             f"{path} describes no model of class {state['class']}: {error}"
         ) from error
+    if made.config != state["config"]:
+        raise CheckpointError(
+            f"{path} describes no model of class {state['class']}: its configuration would be "
+            f"{_shown(made.config)}."  # type: ignore[arg-type]
+        )
     return state
 
 
@@ -122,17 +129,16 @@ def check_fits(state: dict[str, Any], model: nn.Module, path: str | os.PathLike[
     expected = {key: value.shape for key, value in model.state_dict().items()}
     for key, shape in expected.items():
         value = state["weights"].get(key)
-        if not isinstance(value, torch.Tensor) or value.shape != shape:
+        dense = isinstance(value, torch.Tensor) and value.layout == torch.strided
+        if not dense or value.shape != shape or not value.is_floating_point():
             raise CheckpointError(
-                f"{path}: the weight {key} is missing or not of shape {tuple(shape)}."
+                f"{path}: the weight {key} is missing or no real array of shape {tuple(shape)}."
             )
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"{path}: the weight {key} contains NaN or infinite entries.")
-    unknown = sorted(set(state["weights"]) - set(expected))
+    unknown = sorted(map(str, set(state["weights"]) - set(expected)))
     if unknown:
-        raise CheckpointError(
-            f"{path} has weights of another model: {', '.join(map(str, unknown))}."
-        )
+        raise CheckpointError(f"{path} has weights of another model: {', '.join(unknown)}.")
 
 
 def _shown(config: dict[str, Any]) -> str:

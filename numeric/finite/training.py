@@ -7,6 +7,7 @@ cosine to zero, so the last iterates average the gradient noise.
 
 from __future__ import annotations
 
+import html
 import math
 import os
 import sys
@@ -28,6 +29,7 @@ from numeric.montecarlo import child_seed, sample_prompts, seed_sequence
 _OPTIMIZERS = {"adam": (torch.optim.Adam, 0.02), "sgd": (torch.optim.SGD, 0.1)}
 _SCHEDULES = ("cosine", "constant")
 _DIVERGED = 1e3  # times the risk of predicting zero
+_TRAINING_BRANCH = 0  # validate uses the prompt lengths, from 1, as keys
 _WINDOW = 100  # steps over which the shown loss is averaged
 
 
@@ -59,6 +61,9 @@ class TrainingRun:
         ax.legend()
         return ax
 
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
     def __str__(self) -> str:
         shown = ", ".join(f"{key}={value}" for key, value in self.settings.items())
         final = f"{self.smoothed_loss[-1]:.4g}" if len(self.loss) else "none"
@@ -79,6 +84,7 @@ def train(
     progress: bool | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 500,
+    resume: bool = True,
 ) -> TrainingRun:
     """Train `model` in place on fresh prompts of length n.
 
@@ -88,10 +94,11 @@ def train(
     steps, seed, batch_size: number of updates, seed of the prompts, prompts a step.
     optimizer: "adam" (default learning rate 0.02) or "sgd" (0.1).
     schedule: "cosine" to zero over `steps`, or "constant".
-    progress: True or False for the bar; `None` shows it on a terminal.
-    checkpoint: file that is written every `checkpoint_every` steps, at the end, and on Ctrl-C. If
-        it exists the run goes on from it, bit for bit as if it had never stopped; its settings must
-        be the same (`steps` included, since the schedule depends on it).
+    progress: True or False for the bar; `None` shows it on a terminal and in a notebook.
+    checkpoint: file that is written at the start, every `checkpoint_every` steps, at the end, and
+        on Ctrl-C. If it exists the run goes on from it, bit for bit as if it had never stopped; its
+        settings must be the same (`steps` included, since the schedule depends on it).
+    resume: False starts anew and overwrites the checkpoint.
 
     Returns a `TrainingRun`. Errors: `InvalidInput`, `CheckpointError`, and `TrainingDiverged` when
     the loss is not finite or 1000 times the risk of predicting zero; the last checkpoint stays.
@@ -128,7 +135,7 @@ def train(
     every = int(positive_integers(checkpoint_every, "checkpoint_every"))
     engine = kind(model.parameters(), lr=rate)
     loss: list[float] = []
-    if checkpoint is not None and Path(checkpoint).exists():
+    if checkpoint is not None and resume and Path(checkpoint).exists():
         loss = _restore(checkpoint, model, engine, settings)
 
     def write() -> None:
@@ -140,8 +147,11 @@ def train(
             }
             save(model, checkpoint, training=state)
 
+    write()  # a place or a model that cannot be saved is refused before the work is done
     limit = _DIVERGED * arrays.signal
-    show = sys.stderr.isatty() if progress is None else progress
+    whole = True
+    visible = sys.stderr.isatty() or "ipykernel" in sys.modules
+    show = visible if progress is None else progress
     bar = tqdm(
         total=settings["steps"], initial=len(loss), disable=not show, desc="training", delay=2
     )
@@ -151,35 +161,40 @@ def train(
                 if schedule == "cosine":
                     for group in engine.param_groups:
                         group["lr"] = rate * (1 + math.cos(math.pi * step / settings["steps"])) / 2
-                value = _step(model, arrays, settings, engine, step)
+                engine.zero_grad(set_to_none=True)
+                batch_loss = _batch_loss(model, arrays, settings, step)
+                value = float(batch_loss.detach())
                 if not value <= limit:
                     raise TrainingDiverged(
                         f"the loss is {value:.3g} at step {step + 1}, beyond {limit:.3g} (1000 times "
                         f"the risk of predicting zero); lower learning_rate = {rate:g} or the "
                         f"initial scores."
                     )
+                batch_loss.backward()
+                whole = False
+                engine.step()
                 loss.append(value)
+                whole = True
                 bar.update()
                 if len(loss) % _WINDOW == 0:
                     bar.set_postfix(loss=f"{sum(loss[-_WINDOW:]) / _WINDOW:.4g}")
                 if len(loss) % every == 0:
                     write()
         except KeyboardInterrupt:
-            write()
+            if whole:  # else some weights belong to this step and some to the last; keep the file
+                write()
             raise
     write()
     return TrainingRun(model, np.array(loss), settings)
 
 
-def _step(
-    model: nn.Module,
-    arrays: TaskArrays,
-    settings: dict[str, Any],
-    engine: torch.optim.Optimizer,
-    step: int,
-) -> float:
-    # Every step has its own seed, so a resumed run needs no state of the generator.
-    rng = np.random.default_rng(child_seed(seed_sequence(settings["seed"]), step))
+def _batch_loss(
+    model: nn.Module, arrays: TaskArrays, settings: dict[str, Any], step: int
+) -> torch.Tensor:
+    # Every step has its own seed, so a resumed run needs no state of the generator; the branch
+    # keeps these prompts apart from those of an evaluation with the same seed.
+    root = child_seed(seed_sequence(settings["seed"]), _TRAINING_BRANCH)
+    rng = np.random.default_rng(child_seed(root, step))
     prompts = sample_prompts(arrays, settings["prompt_length"], settings["batch_size"], rng)
     X, y, query, target = map(torch.from_numpy, prompts)
     predictions = model(X, y, query)
@@ -188,11 +203,7 @@ def _step(
             f"the model returned shape {tuple(predictions.shape)}; it must return "
             f"({settings['batch_size']},), one prediction a prompt."
         )
-    loss = ((predictions - target) ** 2).mean()
-    engine.zero_grad(set_to_none=True)
-    loss.backward()
-    engine.step()
-    return float(loss.detach())
+    return ((predictions - target) ** 2).mean()
 
 
 def _restore(
@@ -204,12 +215,12 @@ def _restore(
     state = read(path)
     check_fits(state, model, path)
     training = state.get("training")
-    if not isinstance(training, dict):
+    theirs = training.get("settings") if isinstance(training, dict) else None
+    if not isinstance(training, dict) or not isinstance(theirs, dict):
         raise CheckpointError(
             f"{path} is a model without the state of a training; give another file."
         )
-    if training.get("settings") != settings:
-        theirs = training.get("settings") or {}
+    if theirs != settings:
         changed = ", ".join(
             f"{key} = {theirs.get(key)} there, {value} here"
             for key, value in settings.items()

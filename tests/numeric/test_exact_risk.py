@@ -8,8 +8,8 @@ from scipy import special
 
 import icltheory as icl
 import numeric
+from icltheory import symbols
 from icltheory.errors import InvalidInput, OutOfDomain
-from icltheory.symbols import t as squared_scale
 from numeric import exact_risk, optimal_risk, prompt_moments
 
 ONE, TWO = icl.SoftmaxAttention(heads=1), icl.SoftmaxAttention(heads=2)
@@ -17,7 +17,7 @@ LINEAR, CENTERED = icl.LinearAttention(), icl.LinearAttention(centered=True)
 WRONG = 1.03  # every check must reject a value that is 3 % off
 
 
-def base(dim, noise_var=0):
+def base(dim, noise_var=0.0):
     return icl.LinearRegression(dim=dim, noise_var=noise_var)
 
 
@@ -88,7 +88,7 @@ def test_scaled_risk_of_the_best_head():
 # -- a second quadrature -------------------------------------------------------------------------------
 
 
-def gauss_legendre(dim, highest, panels=24, nodes=20):
+def gauss_legendre(dim, highest, panels=16, nodes=16):
     """Nodes and probabilities of chi_dim on [0, highest], on equal panels."""
     y, w = np.polynomial.legendre.leggauss(nodes)
     edges = np.linspace(max(0.0, math.sqrt(dim) - 8), highest, panels + 1)
@@ -109,7 +109,7 @@ def slow_risk(dim, noise, n, k, v):
     return p @ (along / dim + v**2 * ((dim - 1) / dim + noise) * moments.g)
 
 
-@pytest.mark.parametrize("n", [1, 2, 10, 1000, 1e8, 1e12])
+@pytest.mark.parametrize("n", [1, 2, 30, 1e4, 1e12])
 @pytest.mark.parametrize(
     ("dim", "k"),
     [
@@ -157,7 +157,7 @@ def test_long_prompts_reach_the_optimal_constants(dim, noise):
     limit = icl.optimal_loss_constant(task, ONE)
     best = optimal_risk(task, ONE, n)
     assert_agrees(n * best.risk, float(limit), 1e-4 * float(limit))
-    assert_agrees(best.score_scale**2, float(limit.minimizer[squared_scale]), 1e-4)
+    assert_agrees(best.score_scale**2, float(limit.minimizer[symbols.t]), 1e-4)
     assert_agrees(best.score_scale * best.value_scale, 1, 1e-6)
     for attention in (TWO, LINEAR, CENTERED):
         constant = float(icl.optimal_loss_constant(task, attention))
@@ -402,7 +402,7 @@ def test_against_simulated_layers(attention, layer, arguments):
         (base(3), icl.SoftmaxAttention(heads=3), 9, {}, InvalidInput, "numeric.monte_carlo_risk"),
         (base(3), "softmax", 9, {}, InvalidInput, "attention has type str"),
         ("task", ONE, 9, {}, InvalidInput, "task has type str"),
-        (icl.LinearRegression(dim=icl.symbols.d), ONE, 9, {}, InvalidInput, "still contains d"),
+        (icl.LinearRegression(dim=symbols.d), ONE, 9, {}, InvalidInput, "still contains d"),
         (
             base(2),
             icl.SoftmaxAttention(scores=[0.1, -0.1], values=[5, -5]),
@@ -421,7 +421,7 @@ def test_against_simulated_layers(attention, layer, arguments):
         ),
         (
             base(2),
-            icl.SoftmaxAttention(scores=[icl.symbols.k], values=[1]),
+            icl.SoftmaxAttention(scores=[symbols.k], values=[1]),
             9,
             {},
             InvalidInput,

@@ -73,8 +73,8 @@ def two_tokens(s):
 
 def three_tokens(s):
     """n = 3: the weights depend on the two coordinates orthogonal to (1, 1, 1)."""
-    step = mp.mpf(1) / 6
-    line = [step * i for i in range(-54, 55)]
+    step = mp.mpf(1) / 4
+    line = [step * i for i in range(-34, 35)]
     weights = [mp.npdf(z) * step for z in line]
     first = [mp.exp(s * z / mp.sqrt(2)) for z in line]
     second = [mp.exp(s * z / mp.sqrt(6)) for z in line]
@@ -129,7 +129,7 @@ def test_three_tokens_against_mpmath(s):
     assert_agrees(np.array([moments.g, moments.g3, moments.g22]), exact, 1e-11 * exact)
 
 
-@pytest.mark.parametrize(("n", "s"), [(17, 2), (10**12, 1)])
+@pytest.mark.parametrize(("n", "s"), [(17, 1.5), (10**12, 1)])
 def test_laplace_integrals_in_mpmath(n, s):
     with mp.workdps(25):
         exact = np.array([float(x) for x in laplace(n, s)])

@@ -144,6 +144,8 @@ def test_mathml_writes_the_canonical_signs():
     assert "<mn>4</mn>" in formula_mathml(noise_var**2)
     assert "&#955;" in formula_mathml(lam)
     assert "<mo>&lt;</mo>" in formula_mathml(t < sp.S.Half, "inline")
+    assert '<mspace width="0.2em"></mspace><mrow><mi>arctanh' in formula_mathml(d * sp.atanh(t))
+    assert "mspace" not in formula_mathml(2 * t * noise_var)
     for expr in (
         1 / noise_var,
         sp.sqrt(noise_var),
