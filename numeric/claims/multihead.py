@@ -180,9 +180,12 @@ def trained(
 
     model = finite.SoftmaxAttention(DIM, heads=heads, values=start, seed=n + heads)
     finite.train(model, task, n, steps=effort.training_steps, seed=n, progress=False)
-    risk = measure_risk(model, task, n, prompts=5 * effort.prompts, seed=10_000 + n)
+    risk = measure_risk(model, task, n, prompts=8 * effort.prompts, seed=10_000 + n)
     learned = model.learned(task)
-    settings = {"learned k": _signed(learned.score_scales), "learned v": _signed(learned.values)}
+    settings: dict[str, Any] = {
+        "learned k": _signed(learned.score_scales),
+        "learned v": _signed(learned.values),
+    }
     if heads > 1:
         settings["learned sum v k"] = round(learned.sum_value_scores, 3)
     return risk, settings
@@ -324,7 +327,9 @@ def _advantage(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fi
     layer = []
     for n in (50, 200):
         rows = list(layer_rows(BASE, (n,), effort, {}))
-        layer.append(_ratio_row({"n": n, "quantity": "risk ratio of the simulated layers"}, *rows))
+        layer.append(
+            _ratio_row({"n": n, "quantity": "risk ratio of the simulated layers"}, rows[0], rows[1])
+        )
     lengths = effort.compared_lengths
     models, pairs, same = [], [], []
     for i, n in enumerate(lengths):

@@ -119,7 +119,7 @@ class SoftmaxAttention(nn.Module):
 
     def specification(self) -> icl.SoftmaxAttention:
         """The layer as it stands, as a specification with explicit scores and values."""
-        return icl.SoftmaxAttention(scores=list(self.score_matrices()), values=self.values())
+        return icl.SoftmaxAttention(scores=list(self.score_matrices()), values=list(self.values()))
 
     def learned(self, task: icl.LinearRegression) -> Learned:
         """Score scales, values and their sums, for the feature covariance of `task`."""
