@@ -345,7 +345,7 @@ def _advantage(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fi
     figure = risk_figure(
         "One head against two heads",
         f"Predicted optimal risks (lines; the ratio tends to {factor:.3f}) and trained models (points, one "
-        "standard error). Two heads whose values start with the same sign stay at the one-head optimum: "
+        "standard error). Two heads whose values start with the same sign stay near the one-head optimum: "
         "a second basin, so several heads win only if their values can take opposite signs.",
         risk_lines(BASE, ["one head", "two heads"]),
         [
