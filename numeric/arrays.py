@@ -15,6 +15,8 @@ from icltheory.task import LinearRegression
 
 def matrix_array(matrix: Square) -> np.ndarray:
     """A numeric `Square` as a float64 array."""
+    if matrix.is_isotropic:
+        return float(matrix.scale) * np.eye(int(matrix.dim))
     return np.array(matrix.to_matrix().evalf(17).tolist(), dtype=float)
 
 
@@ -66,7 +68,7 @@ def _root(matrix: np.ndarray) -> np.ndarray:
 
 def positive_integers(value: Any, name: str, minimum: int = 1) -> np.ndarray:
     """Integers of at least `minimum` as float64 (exact up to 2^53, and large values allowed)."""
-    array = np.asarray(value, dtype=float)
+    array = _real(value, name)
     if array.size == 0 or not np.all(np.isfinite(array)):
         raise InvalidInput(
             f"{name} contains empty, NaN or infinite entries; pass integers >= {minimum}."
@@ -81,7 +83,19 @@ def positive_integers(value: Any, name: str, minimum: int = 1) -> np.ndarray:
 
 def finite(value: Any, name: str) -> np.ndarray:
     """A float64 array without NaN or infinities."""
-    array = np.asarray(value, dtype=float)
+    array = _real(value, name)
     if not np.all(np.isfinite(array)):
         raise InvalidInput(f"{name} contains NaN or infinite entries; pass finite numbers.")
     return array
+
+
+def _real(value: Any, name: str) -> np.ndarray:
+    """Real numbers as float64; text and booleans are no numbers here."""
+    array = np.asarray(value)
+    # Python integers beyond 64 bits, and SymPy numbers, arrive as objects.
+    if array.dtype.kind in "iufO":
+        try:
+            return array.astype(float)
+        except (TypeError, ValueError):
+            pass
+    raise InvalidInput(f"{name} = {value!r} is not numeric; pass numbers.")
