@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import icltheory as icl
-from numeric import exact_risk, optimal_risk
+from numeric import exact_risk, monte_carlo_risk, optimal_risk
 from numeric.prompt_moments import _transforms
 
 ONE = icl.SoftmaxAttention(heads=1)
@@ -64,3 +64,20 @@ def test_lengths_share_their_work():
 
 def test_scales_share_their_work():
     assert seconds(optima) < 20 * seconds(single_point)  # 10 lengths, some 40 score scales each
+
+
+def test_curve_against_monte_carlo_at_a_relative_error_of_one_in_a_thousand(benchmark):
+    # Time and standard error of 4,000 prompts a point, scaled to the standard error asked for:
+    # the time of a mean grows like its inverse square.
+    sampled = 0.0
+    for n in CURVE:
+        start = time.perf_counter()
+        estimate = monte_carlo_risk(
+            TASK, ONE, int(n), score_scale=0.35, value_scale=2.8, prompts=4_000, seed=int(n)
+        )
+        sampled += (time.perf_counter() - start) * (estimate.relative_error / 1e-3) ** 2
+    exact = seconds(curve)
+    benchmark.extra_info.update(exact_seconds=exact, monte_carlo_seconds=sampled)
+    benchmark.pedantic(curve, rounds=1)
+    print(f"exact {exact:.3f} s, Monte Carlo at 1e-3 {sampled:.0f} s, ratio {sampled / exact:.0f}")
+    assert sampled > 100 * exact
