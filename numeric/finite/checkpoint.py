@@ -19,10 +19,11 @@ from torch import nn
 
 from icltheory.errors import CheckpointError, InvalidInput
 from numeric.finite.models import LinearAttention, SoftmaxAttention
+from numeric.finite.tokens import TokenAttention
 
 _FORMAT = 1
 _CLASSES: dict[str, type[nn.Module]] = {
-    cls.__name__: cls for cls in (SoftmaxAttention, LinearAttention)
+    cls.__name__: cls for cls in (SoftmaxAttention, LinearAttention, TokenAttention)
 }
 
 

@@ -76,17 +76,17 @@ class SoftmaxAttention(nn.Module):
         super().__init__()
         if values not in _STARTS:
             raise InvalidInput(f"values = {values!r} is not one of {', '.join(_STARTS)}.")
-        self.dim, self.heads = _count(dim, "dim"), _count(heads, "heads")
+        self.dim, self.heads = count(dim, "dim"), count(heads, "heads")
         self.merged = bool(merged)
         generator = torch.Generator().manual_seed(seed)
         shape = (self.heads, self.dim, self.dim)
         if merged:
-            self.A = nn.Parameter(score_std * _normal(shape, generator))
+            self.A = nn.Parameter(score_std * normal(shape, generator))
             self.v = nn.Parameter(_start_values(self.heads, values, generator))
         else:
             centre = score_std**0.5 * torch.eye(self.dim, dtype=torch.float64)
-            self.K = nn.Parameter(centre + score_std * _normal(shape, generator))
-            self.Q = nn.Parameter(centre + score_std * _normal(shape, generator))
+            self.K = nn.Parameter(centre + score_std * normal(shape, generator))
+            self.Q = nn.Parameter(centre + score_std * normal(shape, generator))
             self.V = nn.Parameter(_start_values(self.heads, values, generator))
 
     @property
@@ -147,9 +147,9 @@ class LinearAttention(nn.Module):
         self, dim: int, *, centered: bool = False, score_std: float = 0.1, seed: int = 0
     ) -> None:
         super().__init__()
-        self.dim, self.centered = _count(dim, "dim"), bool(centered)
+        self.dim, self.centered = count(dim, "dim"), bool(centered)
         generator = torch.Generator().manual_seed(seed)
-        self.A = nn.Parameter(score_std * _normal((self.dim, self.dim), generator))
+        self.A = nn.Parameter(score_std * normal((self.dim, self.dim), generator))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -171,12 +171,14 @@ class LinearAttention(nn.Module):
         return ((query @ self.A) * step).sum(-1) / count
 
 
-def _count(value: Any, name: str) -> int:
+def count(value: Any, name: str) -> int:
+    """A positive integer argument."""
     return int(positive_integers(value, name))
 
 
-def _normal(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+def normal(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+    """Standard normal float64 entries."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def _start_values(heads: int, start: str, generator: torch.Generator) -> torch.Tensor:

@@ -2,15 +2,20 @@
 
 Each step draws a new batch of prompts and descends the mean squared error against the noiseless
 target theta.x_q, that is an unbiased estimate of the excess risk. The learning rate follows a
-cosine to zero, so the last iterates average the gradient noise.
+cosine to zero, so the last iterates average the gradient noise; with schedule="constant" and
+optimizer="sgd" a step of rate r is a time 2 r of the gradient flow, which descends half the risk.
+Exported: `train`, `TrainingRun`; the loop serves
+`numeric.finite.ensemble` as well.
 """
 
 from __future__ import annotations
 
+import contextlib
 import html
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,20 +31,31 @@ from numeric.arrays import TaskArrays, positive_integers, task_arrays
 from numeric.finite.checkpoint import check_fits, read, save
 from numeric.montecarlo import child_seed, sample_prompts, seed_sequence
 
-_OPTIMIZERS = {"adam": (torch.optim.Adam, 0.02), "sgd": (torch.optim.SGD, 0.1)}
+OPTIMIZERS = {"adam": (torch.optim.Adam, 0.02), "sgd": (torch.optim.SGD, 0.1)}
 _SCHEDULES = ("cosine", "constant")
-_DIVERGED = 1e3  # times the risk of predicting zero
+DIVERGED = 1e3  # times the risk of predicting zero
 _TRAINING_BRANCH = 0  # validate uses the prompt lengths, from 1, as keys
 _WINDOW = 100  # steps over which the shown loss is averaged
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingRun:
-    """A finished training: the trained model (changed in place), the loss at every step, settings."""
+    """A finished training: the trained model (changed in place), the loss at every step, settings.
+
+    With `record_every` = r, `trajectory` holds every parameter by its name, shape (records, ...), at
+    the steps `recorded_steps` = 0, r, 2 r, ...
+    """
 
     model: nn.Module
     loss: np.ndarray
     settings: dict[str, Any] = field(repr=False)
+    trajectory: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def recorded_steps(self) -> np.ndarray:
+        """The steps at which `trajectory` was recorded; 0 is the start."""
+        records = len(next(iter(self.trajectory.values()), ()))
+        return self.settings["record_every"] * np.arange(records)
 
     @property
     def smoothed_loss(self) -> np.ndarray:
@@ -81,6 +97,7 @@ def train(
     optimizer: str = "adam",
     learning_rate: float | None = None,
     schedule: str = "cosine",
+    record_every: int | None = None,
     progress: bool | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 500,
@@ -94,6 +111,7 @@ def train(
     steps, seed, batch_size: number of updates, seed of the prompts, prompts a step.
     optimizer: "adam" (default learning rate 0.02) or "sgd" (0.1).
     schedule: "cosine" to zero over `steps`, or "constant".
+    record_every: keep all parameters every so many steps, in `TrainingRun.trajectory`.
     progress: True or False for the bar; `None` shows it on a terminal and in a notebook.
     checkpoint: file that is written at the start, every `checkpoint_every` steps, at the end, and
         on Ctrl-C. If it exists the run goes on from it, bit for bit as if it had never stopped; its
@@ -109,101 +127,200 @@ def train(
     >>> len(run.loss)
     50
     """
-    arrays = task_arrays(task)
-    if optimizer not in _OPTIMIZERS:
-        raise InvalidInput(f"optimizer = {optimizer!r} is not one of {', '.join(_OPTIMIZERS)}.")
-    if schedule not in _SCHEDULES:
-        raise InvalidInput(f"schedule = {schedule!r} is not one of {', '.join(_SCHEDULES)}.")
-    if not isinstance(model, nn.Module):
-        raise InvalidInput(f"model has type {type(model).__name__}; pass a torch module.")
-    if getattr(model, "dim", arrays.dim) != arrays.dim:
-        raise InvalidInput(f"the task has dim = {arrays.dim}, the model {model.dim}.")
-    kind, default_rate = _OPTIMIZERS[optimizer]
-    rate = default_rate if learning_rate is None else float(learning_rate)
-    if not (0 < rate < math.inf):
-        raise InvalidInput(f"learning_rate = {rate:g} must be positive and finite.")
+    arrays = fitting(model, task)
     settings = {
         "task": str(task),
         "prompt_length": int(positive_integers(prompt_length, "prompt_length")),
-        "steps": int(positive_integers(steps, "steps")),
         "seed": int(positive_integers(seed, "seed", minimum=0)),
-        "batch_size": int(positive_integers(batch_size, "batch_size")),
-        "optimizer": optimizer,
-        "learning_rate": rate,
-        "schedule": schedule,
+        **shared_settings(steps, batch_size, optimizer, learning_rate, schedule, record_every),
     }
     every = int(positive_integers(checkpoint_every, "checkpoint_every"))
-    engine = kind(model.parameters(), lr=rate)
-    loss: list[float] = []
+    engine = OPTIMIZERS[optimizer][0](model.parameters(), lr=settings["learning_rate"])
+    history = History([model])
     if checkpoint is not None and resume and Path(checkpoint).exists():
-        loss = _restore(checkpoint, model, engine, settings)
+        _restore(checkpoint, model, engine, settings, history)
 
     def write() -> None:
         if checkpoint is not None:
             state = {
                 "settings": settings,
-                "loss": list(loss),
+                "loss": [float(x) for (x,) in history.loss],
+                "trajectory": [dict(r) for (r,) in history.records],
                 "optimizer": engine.state_dict(),
             }
             save(model, checkpoint, training=state)
 
+    def losses(step: int) -> torch.Tensor:
+        prompts = draw_prompts(arrays, settings, settings["seed"], step)
+        return squared_error(model(*prompts[:3]), prompts[3])[None]
+
     write()  # a place or a model that cannot be saved is refused before the work is done
-    limit = _DIVERGED * arrays.signal
-    whole = True
-    visible = sys.stderr.isatty() or "ipykernel" in sys.modules
-    show = visible if progress is None else progress
-    bar = tqdm(
-        total=settings["steps"], initial=len(loss), disable=not show, desc="training", delay=2
-    )
-    with bar:
+    limits = np.array([DIVERGED * arrays.signal])
+    with progress_bar(settings["steps"], len(history.loss), progress) as bar:
         try:
-            for step in range(len(loss), settings["steps"]):
-                if schedule == "cosine":
-                    for group in engine.param_groups:
-                        group["lr"] = rate * (1 + math.cos(math.pi * step / settings["steps"])) / 2
-                engine.zero_grad(set_to_none=True)
-                batch_loss = _batch_loss(model, arrays, settings, step)
-                value = float(batch_loss.detach())
-                if not value <= limit:
-                    raise TrainingDiverged(
-                        f"the loss is {value:.3g} at step {step + 1}, beyond {limit:.3g} (1000 times "
-                        f"the risk of predicting zero); lower learning_rate = {rate:g} or the "
-                        f"initial scores."
-                    )
-                batch_loss.backward()
-                whole = False
-                engine.step()
-                loss.append(value)
-                whole = True
-                bar.update()
-                if len(loss) % _WINDOW == 0:
-                    bar.set_postfix(loss=f"{sum(loss[-_WINDOW:]) / _WINDOW:.4g}")
-                if len(loss) % every == 0:
+            for done in descend(engine, losses, settings, history, limits, bar):
+                if done % every == 0:
                     write()
         except KeyboardInterrupt:
-            if whole:  # else some weights belong to this step and some to the last; keep the file
+            if history.whole:  # else some weights belong to this step and some to the last
                 write()
             raise
     write()
-    return TrainingRun(model, np.array(loss), settings)
+    return history.run(0, settings)
 
 
-def _batch_loss(
-    model: nn.Module, arrays: TaskArrays, settings: dict[str, Any], step: int
-) -> torch.Tensor:
+# -- the common loop -------------------------------------------------------------------------------
+
+
+class History:
+    """Losses and recorded parameters of one or several models trained together.
+
+    `stacked` are their parameters with a leading axis, or None for a single model trained itself.
+    `whole` is False while an update is under way.
+    """
+
+    def __init__(self, models: list[nn.Module], stacked: dict[str, torch.Tensor] | None = None):
+        self.models, self.stacked = models, stacked
+        self.loss: list[np.ndarray] = []
+        self.records: list[list[dict[str, torch.Tensor]]] = []
+        self.whole = True
+
+    def record(self) -> None:
+        """Keep all parameters as they are now."""
+        self.records.append([self._parameters(i) for i in range(len(self.models))])
+
+    def _parameters(self, i: int) -> dict[str, torch.Tensor]:
+        if self.stacked is None:
+            named = dict(self.models[i].named_parameters())
+            return {name: p.detach().clone() for name, p in named.items()}
+        return {name: p[i].detach().clone() for name, p in self.stacked.items()}
+
+    def write_back(self) -> None:
+        """Copy stacked parameters into the models."""
+        with torch.no_grad():
+            for i, model in enumerate(self.models):
+                values = self._parameters(i)
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(values[name])
+
+    def run(self, i: int, settings: dict[str, Any]) -> TrainingRun:
+        """The finished run of model i."""
+        records = [record[i] for record in self.records]
+        names = records[0] if records else {}
+        trajectory = {name: np.stack([r[name].numpy() for r in records]) for name in names}
+        return TrainingRun(
+            self.models[i], np.array([x[i] for x in self.loss]), settings, trajectory
+        )
+
+
+def descend(
+    engine: torch.optim.Optimizer,
+    losses: Callable[[int], torch.Tensor],
+    settings: dict[str, Any],
+    history: History,
+    limits: np.ndarray,
+    bar: Any,
+    names: Sequence[int] | None = None,
+) -> Iterator[int]:
+    """Update after update; yields the number of updates done. `losses(step)` has one loss a model."""
+    steps, rate, every = settings["steps"], settings["learning_rate"], settings["record_every"]
+    if every is not None and not history.loss:
+        history.record()
+    for step in range(len(history.loss), steps):
+        if settings["schedule"] == "cosine":
+            for group in engine.param_groups:
+                group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+        engine.zero_grad(set_to_none=True)
+        batch = losses(step)
+        values = batch.detach().numpy().copy()
+        bad = ~(values <= limits)
+        if bad.any():
+            j = int(np.argmax(bad))
+            which = "" if names is None else f" of model {names[j]}"
+            raise TrainingDiverged(
+                f"the loss{which} is {values[j]:.3g} at step {step + 1}, beyond {limits[j]:.3g} (1000 "
+                f"times the risk of predicting zero); lower learning_rate = {rate:g} or the initial "
+                f"scores."
+            )
+        batch.sum().backward()
+        history.whole = False
+        engine.step()
+        history.loss.append(values)
+        if every is not None and (step + 1) % every == 0:
+            history.record()
+        history.whole = True
+        bar.update()
+        if len(history.loss) % _WINDOW == 0:
+            bar.set_postfix(loss=f"{np.mean(history.loss[-_WINDOW:]):.4g}")
+        yield step + 1
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, initial: int, progress: bool | None) -> Iterator[Any]:
+    """A bar on a terminal and in a notebook (`progress` None), always (True) or never (False)."""
+    visible = sys.stderr.isatty() or "ipykernel" in sys.modules
+    show = visible if progress is None else progress
+    with tqdm(total=total, initial=initial, disable=not show, desc="training", delay=2) as bar:
+        yield bar
+
+
+def shared_settings(
+    steps: Any,
+    batch_size: Any,
+    optimizer: str,
+    learning_rate: float | None,
+    schedule: str,
+    record_every: Any,
+) -> dict[str, Any]:
+    """The checked arguments that all models of a training share."""
+    if optimizer not in OPTIMIZERS:
+        raise InvalidInput(f"optimizer = {optimizer!r} is not one of {', '.join(OPTIMIZERS)}.")
+    if schedule not in _SCHEDULES:
+        raise InvalidInput(f"schedule = {schedule!r} is not one of {', '.join(_SCHEDULES)}.")
+    rate = OPTIMIZERS[optimizer][1] if learning_rate is None else float(learning_rate)
+    if not (0 < rate < math.inf):
+        raise InvalidInput(f"learning_rate = {rate:g} must be positive and finite.")
+    every = None if record_every is None else int(positive_integers(record_every, "record_every"))
+    return {
+        "steps": int(positive_integers(steps, "steps")),
+        "batch_size": int(positive_integers(batch_size, "batch_size")),
+        "optimizer": optimizer,
+        "learning_rate": rate,
+        "schedule": schedule,
+        "record_every": every,
+    }
+
+
+def fitting(model: nn.Module, task: LinearRegression) -> TaskArrays:
+    """The arrays of the task, if the model can be trained on it."""
+    arrays = task_arrays(task)
+    if not isinstance(model, nn.Module):
+        raise InvalidInput(f"model has type {type(model).__name__}; pass a torch module.")
+    if getattr(model, "dim", arrays.dim) != arrays.dim:
+        raise InvalidInput(f"the task has dim = {arrays.dim}, the model {model.dim}.")
+    return arrays
+
+
+def draw_prompts(
+    arrays: TaskArrays, settings: dict[str, Any], seed: int, step: int
+) -> tuple[torch.Tensor, ...]:
+    """The prompts X, y, query and the target of one step."""
     # Every step has its own seed, so a resumed run needs no state of the generator; the branch
     # keeps these prompts apart from those of an evaluation with the same seed.
-    root = child_seed(seed_sequence(settings["seed"]), _TRAINING_BRANCH)
+    root = child_seed(seed_sequence(seed), _TRAINING_BRANCH)
     rng = np.random.default_rng(child_seed(root, step))
     prompts = sample_prompts(arrays, settings["prompt_length"], settings["batch_size"], rng)
-    X, y, query, target = map(torch.from_numpy, prompts)
-    predictions = model(X, y, query)
+    return tuple(map(torch.from_numpy, prompts))
+
+
+def squared_error(predictions: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean over the last axis, the prompts of a batch."""
     if predictions.shape != target.shape:
         raise InvalidInput(
             f"the model returned shape {tuple(predictions.shape)}; it must return "
-            f"({settings['batch_size']},), one prediction a prompt."
+            f"{tuple(target.shape)}, one prediction a prompt."
         )
-    return ((predictions - target) ** 2).mean()
+    return ((predictions - target) ** 2).mean(-1)
 
 
 def _restore(
@@ -211,7 +328,9 @@ def _restore(
     model: nn.Module,
     engine: torch.optim.Optimizer,
     settings: dict[str, Any],
-) -> list[float]:
+    history: History,
+) -> None:
+    """Put the state of a checkpoint into the model, the optimizer and the history."""
     state = read(path)
     check_fits(state, model, path)
     training = state.get("training")
@@ -229,8 +348,13 @@ def _restore(
         raise CheckpointError(f"{path} belongs to another training ({changed}); give another file.")
     try:
         engine.load_state_dict(training["optimizer"])
-        loss = [float(x) for x in training["loss"]]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        loss = [np.array([float(x)]) for x in training["loss"]]
+        shapes = {name: p.shape for name, p in model.named_parameters()}
+        records = [
+            [{name: r[name].reshape(shapes[name]) for name in shapes}]
+            for r in training["trajectory"]
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} has no complete state of a training: {error!r}.") from error
     model.load_state_dict(state["weights"])
-    return loss
+    history.loss, history.records = loss, records

@@ -215,7 +215,7 @@ def test_a_loss_that_is_no_number_is_divergence():
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("stop", [1, 30, 59])
 def test_resume_is_bit_for_bit(tmp_path, monkeypatch, stop, optimizer):
-    options = {**FEW, "seed": 3, "optimizer": optimizer}
+    options = {**FEW, "seed": 3, "optimizer": optimizer, "record_every": 20}
     whole = finite.train(finite.SoftmaxAttention(3, 2, seed=1), TASK, **options)
     file = tmp_path / "run.pt"
     with monkeypatch.context() as patch:
@@ -228,6 +228,8 @@ def test_resume_is_bit_for_bit(tmp_path, monkeypatch, stop, optimizer):
     resumed = finite.train(fresh, TASK, checkpoint=file, **options)
     assert np.array_equal(resumed.loss, whole.loss)
     assert same(weights(resumed.model), weights(whole.model))
+    assert list(whole.recorded_steps) == [0, 20, 40, 60]
+    assert np.array_equal(resumed.trajectory["A"], whole.trajectory["A"])
     # A finished run is only read.
     again = finite.train(finite.SoftmaxAttention(3, 2), TASK, checkpoint=file, **options)
     assert same(weights(again.model), weights(whole.model))
@@ -238,7 +240,7 @@ def test_interruption_within_an_update_keeps_the_checkpoint_before(tmp_path, mon
     whole = finite.train(finite.SoftmaxAttention(3), TASK, **FEW)
     file = tmp_path / "run.pt"
     options = {**FEW, "checkpoint": file, "checkpoint_every": 20}
-    monkeypatch.setitem(training._OPTIMIZERS, "adam", (Interrupting, 0.02))
+    monkeypatch.setitem(training.OPTIMIZERS, "adam", (Interrupting, 0.02))
     Interrupting.at = 33
     with pytest.raises(KeyboardInterrupt):
         finite.train(finite.SoftmaxAttention(3), TASK, **options)

@@ -1,0 +1,128 @@
+"""Many models trained in one vectorised program. Exported: `train_many`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from icltheory.errors import InvalidInput
+from icltheory.task import LinearRegression
+from numeric.arrays import TaskArrays, positive_integers
+from numeric.finite.training import (
+    DIVERGED,
+    OPTIMIZERS,
+    History,
+    TrainingRun,
+    descend,
+    draw_prompts,
+    fitting,
+    progress_bar,
+    shared_settings,
+    squared_error,
+)
+
+
+def train_many(
+    models: Sequence[nn.Module],
+    tasks_and_lengths: Sequence[tuple[LinearRegression, int]],
+    steps: int = 2000,
+    seeds: Sequence[int] | None = None,
+    *,
+    batch_size: int = 256,
+    optimizer: str = "adam",
+    learning_rate: float | None = None,
+    schedule: str = "cosine",
+    record_every: int | None = None,
+    progress: bool | None = None,
+) -> list[TrainingRun]:
+    """Train many models in place; those of one class, shape and prompt length in one program.
+
+    Parameters
+    ----------
+    models, tasks_and_lengths: one (task, prompt length) a model.
+    seeds: of the prompts, one a model; `None` is 0, 1, 2, ... Models with equal task, length and
+        seed see the same prompts.
+    The other arguments are those of `train`, and every run is what `train` gives, up to rounding.
+
+    Returns a `TrainingRun` a model, in order. Errors: as `train`; `TrainingDiverged` names the model.
+
+    >>> import icltheory as icl
+    >>> from numeric.finite.models import SoftmaxAttention
+    >>> task = icl.LinearRegression(dim=2)
+    >>> runs = train_many([SoftmaxAttention(dim=2, seed=s) for s in range(3)], [(task, 10)] * 3,
+    ...                   steps=20, progress=False)
+    >>> [len(run.loss) for run in runs]
+    [20, 20, 20]
+    """
+    models, targets = list(models), list(tasks_and_lengths)
+    numbers = list(range(len(models))) if seeds is None else list(seeds)
+    if not models or len({len(models), len(targets), len(numbers)}) != 1:
+        raise InvalidInput(
+            f"{len(models)} models, {len(targets)} tasks_and_lengths and {len(numbers)} seeds; give "
+            f"at least one model, and one of each a model."
+        )
+    shared = shared_settings(steps, batch_size, optimizer, learning_rate, schedule, record_every)
+    groups: dict[tuple, list[int]] = {}
+    arrays, settings = [], []
+    for i, (model, (task, length), seed) in enumerate(zip(models, targets, numbers, strict=True)):
+        arrays.append(fitting(model, task))
+        settings.append(
+            {
+                "task": str(task),
+                "prompt_length": int(positive_integers(length, "prompt_length")),
+                "seed": int(positive_integers(seed, "seed", minimum=0)),
+                **shared,
+            }
+        )
+        shapes = tuple((k, tuple(p.shape)) for k, p in model.named_parameters())
+        config = str(getattr(model, "config", i))
+        key = (type(model), config, shapes, settings[i]["prompt_length"])
+        groups.setdefault(key, []).append(i)
+    runs: dict[int, TrainingRun] = {}
+    with progress_bar(shared["steps"] * len(groups), 0, progress) as bar:
+        for members in groups.values():
+            runs.update(_train_group(models, arrays, settings, members, bar))
+    return [runs[i] for i in range(len(models))]
+
+
+def _train_group(
+    models: list[nn.Module],
+    arrays: list[TaskArrays],
+    settings: list[dict[str, Any]],
+    members: list[int],
+    bar: Any,
+) -> dict[int, TrainingRun]:
+    """Train models of equal shape as one batched module; writes the weights back at the end."""
+    chosen = [models[i] for i in members]
+    stacked, buffers = torch.func.stack_module_state(chosen)
+    shared = settings[members[0]]
+    engine = OPTIMIZERS[shared["optimizer"]][0](stacked.values(), lr=shared["learning_rate"])
+    history = History(chosen, stacked)
+    template = chosen[0]
+
+    def forward(weights: Any, rest: Any, X: Any, y: Any, query: Any) -> torch.Tensor:
+        return torch.func.functional_call(template, (weights, rest), (X, y, query))
+
+    batched = torch.func.vmap(forward, randomness="different")
+
+    def losses(step: int) -> torch.Tensor:
+        drawn: dict[tuple, Any] = {}
+        for i in members:
+            key = (settings[i]["task"], settings[i]["seed"])
+            if key not in drawn:
+                drawn[key] = draw_prompts(arrays[i], settings[i], settings[i]["seed"], step)
+        each = [drawn[settings[i]["task"], settings[i]["seed"]] for i in members]
+        X, y, query, target = (torch.stack(part) for part in zip(*each, strict=True))
+        return squared_error(batched(stacked, buffers, X, y, query), target)
+
+    limits = np.array([DIVERGED * arrays[i].signal for i in members])
+    try:
+        for _ in descend(engine, losses, shared, history, limits, bar, members):
+            pass
+    finally:
+        history.write_back()
+    return {i: history.run(j, settings[i]) for j, i in enumerate(members)}
