@@ -1,5 +1,6 @@
 """finite: PyTorch models of the specifications, their training, and saved weights."""
 
+from numeric.finite.averaged import AveragedRisk as AveragedRisk
 from numeric.finite.checkpoint import load as load
 from numeric.finite.checkpoint import save as save
 from numeric.finite.ensemble import train_many as train_many

@@ -76,6 +76,7 @@ def train_many(
                 "prompt_length": int(positive_integers(length, "prompt_length")),
                 "seed": int(positive_integers(seed, "seed", minimum=0)),
                 **shared,
+                "average_prompts": False,
             }
         )
         shapes = tuple((k, tuple(p.shape)) for k, p in model.named_parameters())

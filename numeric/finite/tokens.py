@@ -113,13 +113,14 @@ class TokenAttention(nn.Module):
         """The specification whose optimum this model is held against."""
         return icl.SoftmaxAttention(heads=1) if self.kind == "softmax" else icl.LinearAttention()
 
-    def _parts(self) -> tuple[torch.Tensor, ...]:
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The blocks A, u, v, b as functions of the parameters."""
         if self.merged:
             return self.A, self.u, self.v, self.b
         return self.K.T @ self.Q, self.Q.T @ self.key_label, self.v, self.b
 
     def forward(self, X: torch.Tensor, y: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-        A, u, v, b = self._parts()
+        A, u, v, b = self.tensors()
         scores = (X @ (query @ A.T)[:, :, None])[:, :, 0] + y * (query @ u)[:, None]
         weights = torch.softmax(scores, -1) if self.kind == "softmax" else scores / X.shape[1]
         return (weights * (X @ v + b * y)).sum(-1)
@@ -129,7 +130,7 @@ class TokenAttention(nn.Module):
         names = ("A", "u", "v", "b")
         return {
             name: value.detach().numpy().copy()
-            for name, value in zip(names, self._parts(), strict=True)
+            for name, value in zip(names, self.tensors(), strict=True)
         }
 
 

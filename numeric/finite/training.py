@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from icltheory.errors import CheckpointError, InvalidInput, TrainingDiverged
 from icltheory.task import LinearRegression
 from numeric.arrays import TaskArrays, positive_integers, task_arrays
+from numeric.finite.averaged import AveragedRisk
 from numeric.finite.checkpoint import check_fits, read, save
 from numeric.montecarlo import child_seed, sample_prompts, seed_sequence
 
@@ -98,6 +99,7 @@ def train(
     learning_rate: float | None = None,
     schedule: str = "cosine",
     record_every: int | None = None,
+    average_prompts: bool = False,
     progress: bool | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 500,
@@ -112,6 +114,9 @@ def train(
     optimizer: "adam" (default learning rate 0.02) or "sgd" (0.1).
     schedule: "cosine" to zero over `steps`, or "constant".
     record_every: keep all parameters every so many steps, in `TrainingRun.trajectory`.
+    average_prompts: True averages the loss over prompts exactly, so that only coefficients and
+        queries are drawn (`AveragedRisk`, for a `TokenAttention`): the course of training without
+        the noise of the prompts, at a cost that does not grow with n.
     progress: True or False for the bar; `None` shows it on a terminal and in a notebook.
     checkpoint: file that is written at the start, every `checkpoint_every` steps, at the end, and
         on Ctrl-C. If it exists the run goes on from it, bit for bit as if it had never stopped; its
@@ -133,6 +138,7 @@ def train(
         "prompt_length": int(positive_integers(prompt_length, "prompt_length")),
         "seed": int(positive_integers(seed, "seed", minimum=0)),
         **shared_settings(steps, batch_size, optimizer, learning_rate, schedule, record_every),
+        "average_prompts": bool(average_prompts),
     }
     every = int(positive_integers(checkpoint_every, "checkpoint_every"))
     engine = OPTIMIZERS[optimizer][0](model.parameters(), lr=settings["learning_rate"])
@@ -150,7 +156,12 @@ def train(
             }
             save(model, checkpoint, training=state)
 
+    averaged = AveragedRisk(task, prompt_length) if average_prompts else None
+
     def losses(step: int) -> torch.Tensor:
+        if averaged is not None:
+            rng = step_generator(settings["seed"], step)
+            return averaged(model, *averaged.draw(rng, settings["batch_size"])).mean()[None]
         prompts = draw_prompts(arrays, settings, settings["seed"], step)
         return squared_error(model(*prompts[:3]), prompts[3])[None]
 
@@ -305,12 +316,17 @@ def draw_prompts(
     arrays: TaskArrays, settings: dict[str, Any], seed: int, step: int
 ) -> tuple[torch.Tensor, ...]:
     """The prompts X, y, query and the target of one step."""
+    rng = step_generator(seed, step)
+    prompts = sample_prompts(arrays, settings["prompt_length"], settings["batch_size"], rng)
+    return tuple(map(torch.from_numpy, prompts))
+
+
+def step_generator(seed: int, step: int) -> np.random.Generator:
+    """The generator of one step of a training."""
     # Every step has its own seed, so a resumed run needs no state of the generator; the branch
     # keeps these prompts apart from those of an evaluation with the same seed.
     root = child_seed(seed_sequence(seed), _TRAINING_BRANCH)
-    rng = np.random.default_rng(child_seed(root, step))
-    prompts = sample_prompts(arrays, settings["prompt_length"], settings["batch_size"], rng)
-    return tuple(map(torch.from_numpy, prompts))
+    return np.random.default_rng(child_seed(root, step))
 
 
 def squared_error(predictions: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,9 @@ import torch
 import icltheory as icl
 from icltheory.errors import InvalidInput
 from numeric import finite
+from numeric.arrays import task_arrays
+from numeric.compare import compare
+from numeric.risk import exact_risk
 
 RNG = np.random.default_rng(31)
 BLOCKS = {
@@ -185,3 +188,101 @@ def test_wrong_lists_are_refused(change, message):
     given = {"models": starts()[:1], "targets": TARGETS[:1], "seeds": [0], **change}
     with pytest.raises(InvalidInput, match=message):
         finite.train_many(given["models"], given["targets"], seeds=given["seeds"], **FEW)
+
+
+# -- averaged over prompts -----------------------------------------------------------------------
+
+CORRELATED = icl.LinearRegression(
+    dim=3, noise_var=0.2, feature_cov=[[1, 0.5, 0.2], [0.5, 1, 0.5], [0.2, 0.5, 1]]
+)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "linear"])
+@pytest.mark.parametrize("n", [1, 4, 40])
+def test_averaged_risk_is_the_mean_over_prompts(kind, n):
+    """At one coefficient vector and query, 400000 / n prompts of the layer itself, all blocks."""
+    small = {name: 0.5 * np.asarray(block) for name, block in BLOCKS.items()}
+    model = finite.TokenAttention.from_blocks(**small, kind=kind)
+    averaged = finite.AveragedRisk(CORRELATED, n)
+    arrays, rng = task_arrays(CORRELATED), np.random.default_rng(n)
+    theta, query = averaged.draw(rng, 1)
+    expected = averaged(model, theta, query).item()
+    size = 400_000 // n
+    X = torch.from_numpy(rng.standard_normal((size, n, 3)) @ arrays.feature_root)
+    noise = np.sqrt(arrays.noise_var) * rng.standard_normal((size, n))
+    y = (X @ theta[0]) + torch.from_numpy(noise)
+    error = (model(X, y, query.expand(size, 3)) - theta[0] @ query[0]).detach().numpy() ** 2
+    standard_error = error.std() / np.sqrt(size)
+    row = compare({}, expected, error.mean(), standard_error)
+    assert row.verdict == "agrees", row
+    assert row.resolution < 0.06
+    assert compare({}, 1.1 * expected, error.mean(), standard_error).verdict == "deviates"
+
+
+def test_averaged_risk_of_a_scalar_head_is_the_exact_risk():
+    """The mean over many coefficients and queries against quadrature."""
+    task = icl.LinearRegression(dim=3, noise_var=0.3)
+    model = finite.TokenAttention.from_blocks(0.45 * np.eye(3), 1.7)
+    averaged = finite.AveragedRisk(task, 40)
+    values = averaged(model, *averaged.draw(np.random.default_rng(1), 400_000)).detach().numpy()
+    exact = exact_risk(task, icl.SoftmaxAttention(heads=1), 40, score_scale=0.45, value_scale=1.7)
+    row = compare({}, exact, values.mean(), values.std() / np.sqrt(len(values)))
+    assert row.verdict == "agrees", row
+    assert row.resolution < 0.03
+
+
+@pytest.mark.parametrize("kind", ["softmax", "linear"])
+def test_averaged_gradient_is_that_of_its_differences(kind):
+    model = finite.TokenAttention(3, kind, start="small", scale=0.5, seed=7)
+    averaged = finite.AveragedRisk(CORRELATED, 12)
+    theta, query = averaged.draw(np.random.default_rng(2), 50)
+    averaged(model, theta, query).mean().backward()
+    for name, parameter in model.named_parameters():
+        direction = torch.from_numpy(RNG.standard_normal(tuple(parameter.shape)))
+        values = []
+        for step in (-1e-4, 1e-4):
+            with torch.no_grad():
+                parameter.add_(step * direction)
+            values.append(averaged(model, theta, query).mean().item())
+            with torch.no_grad():
+                parameter.sub_(step * direction)
+        slope = (values[1] - values[0]) / 2e-4
+        assert slope == pytest.approx(float((parameter.grad * direction).sum()), rel=2e-6), name
+
+
+def test_averaged_training_is_the_mean_course_of_training():
+    """Forty short trainings on sampled prompts, from one start, against the averaged one."""
+    options = {
+        "steps": 40,
+        "batch_size": 64,
+        "record_every": 40,
+        "optimizer": "sgd",
+        "learning_rate": 0.1,
+        "schedule": "constant",
+        "progress": False,
+    }
+    task = icl.LinearRegression(dim=2, noise_var=0.1, coef_cov=1)
+
+    def start():
+        return finite.TokenAttention(2, start="small", scale=0.5, seed=11)
+
+    runs = finite.train_many([start() for _ in range(40)], [(task, 20)] * 40, **options)
+    alone = finite.train(
+        start(), task, 20, average_prompts=True, **{**options, "batch_size": 20_000}
+    )
+    for name in ("A", "u", "v", "b"):
+        values = np.array([run.trajectory[name][-1] for run in runs])
+        errors = values.std(0, ddof=1) / np.sqrt(len(values))
+        z = (values.mean(0) - alone.trajectory[name][-1]) / errors
+        assert np.all(np.abs(z) < 5), (name, z)
+        if name in ("A", "b"):  # the start is rejected
+            moved = (values.mean(0) - alone.trajectory[name][0]) / errors
+            assert np.abs(moved).max() > 6, name
+
+
+def test_averaged_training_refuses_other_layers_and_large_scores():
+    with pytest.raises(InvalidInput, match=r"only, not for SoftmaxAttention"):
+        finite.train(finite.SoftmaxAttention(3), TASK, 5, steps=1, average_prompts=True)
+    model = finite.TokenAttention.from_blocks(100 * np.eye(3), 1)
+    with pytest.raises(icl.OutOfDomain, match="standard deviation"):
+        finite.train(model, TASK, 5, steps=1, average_prompts=True)
