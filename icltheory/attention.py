@@ -11,8 +11,10 @@ prompt and divides by n - 1.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, wraps
+from inspect import signature
 from typing import Any
 
 import sympy as sp
@@ -80,6 +82,11 @@ class SoftmaxAttention:
         )
 
     @property
+    def description(self) -> str:
+        """The layer in words."""
+        return "one softmax head" if self.heads == 1 else f"{self.heads} softmax heads"
+
+    @property
     def has_scalar_scores(self) -> bool:
         """True if scores are given and every head is a scalar head."""
         return self.scores is not None and not any(
@@ -126,8 +133,36 @@ class LinearAttention:
         if not isinstance(self.centered, bool):
             raise InvalidInput(f"centered = {self.centered!r} must be True or False.")
 
+    @property
+    def description(self) -> str:
+        """The layer in words."""
+        return "centred linear attention" if self.centered else "linear attention"
+
 
 Attention = SoftmaxAttention | LinearAttention
+
+_EXAMPLES = {
+    "task": (LinearRegression, "icl.LinearRegression(dim=5)"),
+    "attention": (Attention, "icl.SoftmaxAttention(heads=1) or icl.LinearAttention()"),
+}
+
+
+def on_specifications(function: Callable[..., Any]) -> Any:
+    """A cached function of a task, or of a task and an attention, which refuses anything else."""
+    cached = lru_cache(maxsize=512)(function)
+    bind = signature(function).bind
+
+    @wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        given = bind(*args, **kwargs).arguments
+        for name, value in given.items():
+            kind, example = _EXAMPLES[name]
+            if not isinstance(value, kind):
+                raise InvalidInput(f"{name} has type {type(value).__name__}; pass {example}.")
+        return cached(*given.values())
+
+    checked.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
+    return checked
 
 
 def _sequence(value: Any, name: str) -> list[Any] | None:

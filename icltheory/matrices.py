@@ -106,7 +106,7 @@ class Square:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Square):
             return NotImplemented
-        return (self - other).is_zero()
+        return self.dim == other.dim and (self - other).is_zero()
 
     def __hash__(self) -> int:
         return hash(self.dim)
@@ -269,4 +269,4 @@ def covariance(value: Any, dim: sp.Expr, name: str, *, definite: bool) -> Square
                 f"is {sp.N(e, 6)}. Pass a symmetric matrix with eigenvalues "
                 f"{'> 0' if definite else '>= 0'}."
             )
-    return matrix
+    return matrix.reduced()

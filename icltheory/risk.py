@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import sympy as sp
 
-from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
+from icltheory.attention import Attention, LinearAttention, SoftmaxAttention, on_specifications
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.expansion import C, Kernel, U, influence_kernel, query_average
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
@@ -50,7 +50,7 @@ def head_constant(
     return _constant(task, attention)
 
 
-@lru_cache(maxsize=512)
+@on_specifications
 def loss_constant(task: LinearRegression, attention: Attention) -> Formula:
     """lim n * risk on the consistent manifold, as a Formula in (d, noise_var, t), scores k = sqrt(t).
 
@@ -75,7 +75,7 @@ def loss_constant(task: LinearRegression, attention: Attention) -> Formula:
     formula = _constant(task, scalar_heads([1] if attention.heads == 1 else [1, -1]))
     expr = formula.expr if attention.heads == 1 else _combine_opposite_powers(formula.expr)
     return Formula(
-        f"loss constant, {_describe(attention)}",
+        f"loss constant, {attention.description}",
         expr,
         validity=sp.And(t < sp.S.Half, task.validity),
         references=formula.references,
@@ -83,7 +83,7 @@ def loss_constant(task: LinearRegression, attention: Attention) -> Formula:
     )
 
 
-@lru_cache(maxsize=512)
+@on_specifications
 def optimal_loss_constant(task: LinearRegression, attention: Attention) -> Formula:
     """Infimum of lim n * risk over scores and values, for any number of heads.
 
@@ -109,7 +109,7 @@ def optimal_loss_constant(task: LinearRegression, attention: Attention) -> Formu
     return _infimum_many_heads(task, attention)
 
 
-@lru_cache(maxsize=512)
+@on_specifications
 def multihead_gain(task: LinearRegression) -> Formula:
     """How many times more examples one head needs than several, to leading order.
 
@@ -130,7 +130,7 @@ def multihead_gain(task: LinearRegression) -> Formula:
     )
 
 
-@lru_cache(maxsize=512)
+@on_specifications
 def finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
     """Exact risk at every prompt length n, as a Formula in n and the value scale v.
 
@@ -143,13 +143,15 @@ def finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
     (v - 1)**2 + 6*v**2/n
     """
     if isinstance(attention, SoftmaxAttention) and (attention.heads == 1 or attention.scores):
+        which = "softmax heads with given scores" if attention.scores else "one softmax head"
         raise InvalidInput(
-            "the finite-prompt risk of softmax heads with given scores is an integral; use "
-            "numeric.exact_risk(task, attention, prompt_length, score_scale=..., value_scale=...)."
+            f"the finite-prompt risk of {which} is an integral without closed form; use "
+            f"numeric.exact_risk(task, attention, prompt_length, ...). Two heads (in the limit of "
+            f"small opposite scores) and linear attention have one."
         )
     # f is an average of i.i.d. terms given theta and the query: bias (v - 1) theta.x_q, and the
     # variance of one term over their number.
-    average, variance = _linear_constant(task), sp.Symbol("m", positive=True)
+    average, variance = _linear_constant(task), sp.Dummy("m", positive=True)
     risk = task.signal * (v - 1) ** 2 + v**2 * average.expr / variance
     steps = [
         *average.steps,
@@ -168,7 +170,7 @@ def finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
         steps.append(Step("softmax weight at small scores", _weight_slope()))
         risk = risk.subs(v, v * (n - 1) / n)
     return Formula(
-        f"exact risk, {_describe(attention)}{', small opposite scores' if pair else ''}",
+        f"exact risk, {attention.description}{', small opposite scores' if pair else ''}",
         risk,
         validity=validity,
         references=_SOURCES,
@@ -176,9 +178,12 @@ def finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
     )
 
 
-@lru_cache(maxsize=512)
+@on_specifications
 def optimal_finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
     """Minimum over v of `finite_prompt_risk`; the minimiser is `minimizer[v]`.
+
+    For heads this is a limit, of small opposite scores: best to order 1/n, not attained, and not
+    the smallest risk of heads in prompts as short as d.
 
     >>> optimal_finite_prompt_risk(LinearRegression(dim=5), LinearAttention()).expr
     6/(n + 6)
@@ -193,7 +198,7 @@ def optimal_finite_prompt_risk(task: LinearRegression, attention: Attention) -> 
         references=formula.references,
         steps=(*formula.steps, Step("best value scale", sp.Eq(v, best))),
         minimizer=sp.Dict({v: best}),
-        attained=True,
+        attained=isinstance(attention, LinearAttention),
     )
 
 
@@ -206,18 +211,18 @@ def _constant(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
     matrices, values = attention.score_matrices(task), attention.values
     assert values is not None
     kernel = influence_kernel("softmax")
+    used = [h for h, value in enumerate(values) if value != 0]
     terms, conditions = [], [task.validity]
-    for h, first in enumerate(matrices):
-        for other in range(h, len(matrices)):
-            weight = values[h] * values[other] * (1 if other == h else 2)
-            if weight == 0:
-                continue
-            pair = query_average(task, kernel, first, matrices[other])
-            if other == h:
-                # A finite norm of every single head bounds every pair (Cauchy-Schwarz).
-                _require_finite(pair.finite, h, first)
-                conditions.append(pair.finite)
-            terms.append(_in_t(pair.normaliser) * _tidy(weight * pair.bracket))
+    # Single heads first: where they are all finite, so is every pair (Cauchy-Schwarz).
+    for h, other in [(h, h) for h in used] + list(combinations(used, 2)):
+        try:
+            pair = query_average(task, kernel, matrices[h], matrices[other])
+        except OutOfDomain as error:
+            raise _infinite(h, matrices[h]) from error
+        if other == h:
+            conditions.append(pair.finite)
+        weight = values[h] * values[other] * (1 if other == h else 2)
+        terms.append(_in_t(pair.normaliser) * _tidy(weight * pair.bracket))
     expr = sp.Add(*terms)
     if not expr.free_symbols and _came_from_floats(attention):
         expr = expr.evalf(30)
@@ -233,7 +238,7 @@ def _constant(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
         ),
     )
     return Formula(
-        f"loss constant, {_describe(attention)}",
+        f"loss constant, {attention.description}",
         expr,
         validity=_in_t(sp.And(*conditions)),
         references=_SOURCES,
@@ -269,7 +274,10 @@ def _optimal_one_head(task: LinearRegression) -> Formula:
     a, b = (_apart(sp.cancel(x / c), task.noise_var) for x in (a, b))
     at_half = sp.factor(a / 4 + b / 2 + 1)
     if not at_half.is_negative:
-        raise NotImplementedError(f"the sign of {at_half} is undecided: no root is isolated")
+        raise InvalidInput(
+            f"the sign of {at_half} is undecided, so no minimiser can be isolated; declare the "
+            f"symbols of the task with their sign, e.g. Symbol('D', positive=True)."
+        )
     # This form of the root keeps its digits for large d, where the textbook form subtracts
     # nearly equal numbers.
     best = 2 / (-b + sp.sqrt(sp.expand(b**2 - 4 * a)))
@@ -306,9 +314,9 @@ def _infimum_many_heads(task: LinearRegression, attention: SoftmaxAttention) -> 
     times_t = sp.Add(*(t * term for term in _distribute(constant.expr).args))
     limit = sp.expand(sp.diff(times_t, t).subs(t, 0))
     if times_t.subs(t, 0) != 0 or sp.expand(limit - bound) != 0:
-        raise NotImplementedError(f"the pair tends to {limit}, the lower bound is {bound}")
+        raise AssertionError(f"the pair tends to {limit}, the lower bound is {bound}")
     return Formula(
-        f"optimal loss constant, {_describe(attention)}",
+        f"optimal loss constant, {attention.description}",
         bound,
         validity=task.validity,
         references=constant.references,
@@ -338,7 +346,7 @@ def _weight_slope() -> sp.Eq:
     score, mean = sp.symbols("s_i mean_s", real=True)
     log_sum = sp.log(n) + k * mean  # first order of log S at k = 0
     weight = sp.exp(k * score - log_sum)
-    slope = sp.simplify(sp.diff(weight, k).subs(k, 0))
+    slope = sp.expand(sp.powsimp(sp.expand(sp.diff(weight, k).subs(k, 0))))
     return sp.Eq(sp.Symbol("dw_i/dk"), slope)
 
 
@@ -427,16 +435,9 @@ def _require_consistent(task: LinearRegression, attention: SoftmaxAttention) -> 
     )
 
 
-def _require_finite(condition: sp.Basic, head: int, matrix: Square) -> None:
-    if condition == sp.false:
-        raise OutOfDomain(
-            f"head {head}: Sigma^(1/2) A Sigma A' Sigma^(1/2) has an eigenvalue of at least 1/2, where "
-            f"the loss constant is infinite (one scalar head: t = k^2 must be below 1/2). Scale the "
-            f"scores down and the values up; A = {matrix}."
-        )
-
-
-def _describe(attention: Attention) -> str:
-    if isinstance(attention, LinearAttention):
-        return "centred linear attention" if attention.centered else "linear attention"
-    return "one softmax head" if attention.heads == 1 else f"{attention.heads} softmax heads"
+def _infinite(head: int, matrix: Square) -> OutOfDomain:
+    return OutOfDomain(
+        f"head {head}: Sigma^(1/2) A Sigma A' Sigma^(1/2) has an eigenvalue of at least 1/2, where "
+        f"the loss constant is infinite (one scalar head: t = k^2 must be below 1/2). Scale the "
+        f"scores down and the values up; A = {matrix}."
+    )

@@ -15,6 +15,7 @@ import sympy as sp
 from icltheory import checks
 from icltheory.errors import InvalidInput
 from icltheory.matrices import Square, covariance
+from icltheory.symbols import k, n, t, v
 
 
 class LinearRegression:
@@ -58,6 +59,14 @@ class LinearRegression:
         if coefs.is_zero():
             raise InvalidInput(
                 "coef_cov is zero: there is nothing to learn; give a positive variance."
+            )
+        reserved = {t, k, v, n} & (
+            noise.free_symbols | features.free_symbols() | coefs.free_symbols()
+        )
+        if reserved:
+            raise InvalidInput(
+                f"the task contains {', '.join(sorted(str(s) for s in reserved))}, which stands for "
+                f"the layer's scale or the prompt length; use a symbol of another name."
             )
         for name, value in zip(self.__slots__, (coefs, dimension, features, noise), strict=True):
             object.__setattr__(self, name, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,16 +25,33 @@ class TaskArrays:
     """A task with numbers everywhere: covariances, their square roots, and the signal tr(Sigma M).
 
     `feature_root` and `coef_root` are symmetric square roots, so `z @ feature_root` of a standard
-    normal row z has covariance Sigma.
+    normal row z has covariance Sigma. Matrices are made when they are asked for.
     """
 
+    task: LinearRegression
     dim: int
     noise_var: float
     signal: float
-    feature_cov: np.ndarray
-    coef_cov: np.ndarray
-    feature_root: np.ndarray
-    coef_root: np.ndarray
+
+    @cached_property
+    def feature_cov(self) -> np.ndarray:
+        """Sigma, (d, d)."""
+        return matrix_array(self.task.feature_cov)
+
+    @cached_property
+    def coef_cov(self) -> np.ndarray:
+        """M, (d, d)."""
+        return matrix_array(self.task.coef_cov)
+
+    @cached_property
+    def feature_root(self) -> np.ndarray:
+        """Sigma^{1/2}, (d, d)."""
+        return _root(self.task.feature_cov)
+
+    @cached_property
+    def coef_root(self) -> np.ndarray:
+        """M^{1/2}, (d, d)."""
+        return _root(self.task.coef_cov)
 
 
 @lru_cache(maxsize=256)
@@ -49,20 +66,13 @@ def task_arrays(task: LinearRegression) -> TaskArrays:
     if free:
         names = ", ".join(sorted(str(s) for s in free))
         raise InvalidInput(f"the task still contains {names}; numbers are needed here, e.g. dim=5.")
-    features, coefs = matrix_array(task.feature_cov), matrix_array(task.coef_cov)
-    return TaskArrays(
-        int(task.dim),
-        float(task.noise_var),
-        float(task.signal),
-        features,
-        coefs,
-        _root(features),
-        _root(coefs),
-    )
+    return TaskArrays(task, int(task.dim), float(task.noise_var), float(task.signal))
 
 
-def _root(matrix: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(matrix)
+def _root(matrix: Square) -> np.ndarray:
+    if matrix.is_isotropic:
+        return float(matrix.scale) ** 0.5 * np.eye(int(matrix.dim))
+    values, vectors = np.linalg.eigh(matrix_array(matrix))
     return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
 

@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # One line, whatever the message holds.
         print(f"icltheory: error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
+    except MemoryError:
+        print("icltheory: error: this needs more memory than there is; ask for less.", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -149,7 +152,8 @@ def _reproduce(arguments: Any) -> int:
     from numeric.claims import runner
     from numeric.claims.base import EFFORTS
 
-    claims = _select(runner.load_claims(), arguments.paper, arguments.claim)
+    known = runner.load_claims()
+    claims = _select(known, arguments.paper, arguments.claim)
     effort = EFFORTS["quick" if arguments.quick else "full"]
     with _Display(sys.stderr) as display:
         run = runner.run(
@@ -160,7 +164,11 @@ def _reproduce(arguments: Any) -> int:
             fresh=arguments.fresh,
             report=display.show,
         )
-    path = report.build(run.outcomes, claims, Path(arguments.out) / "report.html")
+    # The report keeps what other commands have left in this folder.
+    others = [claim for name, claim in known.items() if name not in claims]
+    found = {**runner.stored(others, effort, arguments.out), **run.outcomes}
+    ordered = {name: found[name] for name in known if name in found}
+    path = report.build(ordered, known, Path(arguments.out) / "report.html")
     print(_summary(run))
     print(f"report: {path}")
     if run.interrupted:
@@ -343,7 +351,7 @@ def _literal(parse: Callable[[str], Any], text: str, option: str) -> Any:
     except argparse.ArgumentTypeError as error:
         word = option[2:].replace("-", "_").replace("dim", "d")
         raise InvalidInput(
-            f"argument {option}: {error}, or the word {word} for the symbol."
+            f"argument {option}: {error}; pass one, or the word {word} for the symbol."
         ) from error
 
 
@@ -385,6 +393,13 @@ def _as_python(formula: Any) -> str:
     name = re.sub(r"\W+", "_", title)
     names = ", ".join(sorted(symbol.name for symbol in formula.free_symbols))
     body = sympy.pycode(formula.expr)
+    guard = []
+    if formula.validity != True:  # noqa: E712
+        message = f"outside {formula.validity}, where this holds"
+        guard = [
+            f"    if not ({sympy.pycode(formula.validity)}):",
+            f"        raise ValueError({message!r})",
+        ]
     return "\n".join(
         [
             *(f"# {line}" for line in (_titled(formula), *_notes(formula))),
@@ -392,6 +407,7 @@ def _as_python(formula: Any) -> str:
             "",
             "",
             f"def {name}({f'*, {names}' if names else ''}):",
+            *guard,
             f"    return {body}",
         ]
     )
@@ -529,7 +545,8 @@ def _lengths(text: str) -> list[int]:
         )
     ratio = (high / low) ** (1 / max(count - 1, 1))
     # Rounding makes neighbours coincide at short lengths; each is kept once.
-    return list(dict.fromkeys(round(low * ratio**i) for i in range(count)))
+    lengths = [round(low * ratio**i) for i in range(count - 1)]
+    return list(dict.fromkeys([*lengths, high if count > 1 else low]))
 
 
 if __name__ == "__main__":

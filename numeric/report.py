@@ -206,7 +206,7 @@ def _section(claim: Claim, outcome: Outcome) -> str:
 <p class="soft">{_source(claim.source)}</p>
 {_formulas(claim)}
 {body}
-<p class="soft">To compute this claim again:</p>
+<p class="soft">To compute this claim again (with the same <code>--out</code>):</p>
 <pre><code>icltheory reproduce{effort} --claim {escape(claim.id)} --fresh</code></pre>
 </section>"""
 

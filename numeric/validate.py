@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
-from icltheory.errors import InvalidInput
+from icltheory.errors import IclTheoryError, InvalidInput
 from icltheory.task import LinearRegression
 from numeric.arrays import positive_integers, task_arrays
 from numeric.compare import Comparison, compare
@@ -60,7 +60,7 @@ def validate(
     prompt_lengths: one length n or a sequence of them.
     attention: the layer that the model is held against, `model.attention` if it has one; otherwise
         every length gets three rows (one softmax head, two heads, linear attention), which show
-        the layer that the model behaves like.
+        the layer that the model behaves like; at most one of them can agree.
     prompts: fresh prompts a length. The squared error of one prompt scatters about twice as much as
         its mean, so 5 standard errors are near 10/sqrt(prompts): 2 % by default. Fewer than about
         100,000 end in "poor resolution".
@@ -82,17 +82,26 @@ def validate(
     if attention is None:
         attention = getattr(model, "attention", None)
     theories = _THEORIES if attention is None else (attention,)
+    dim = getattr(model, "dim", None)
+    if isinstance(dim, int) and dim != int(task.dim):
+        raise InvalidInput(f"the task has dim = {task.dim}, the model {dim}; give both the same.")
+    # All predictions first: what cannot be predicted is refused before anything is sampled.
+    predictions = {
+        (n, theory): float(optimal_risk(task, theory, n).risk)
+        for n in lengths
+        for theory in theories
+    }
     root = seed_sequence(seed)
     rows = []
     for n in lengths:
         measured = measure_risk(model, task, n, prompts=prompts, seed=child_seed(root, n))
         for theory in theories:
-            prediction = float(optimal_risk(task, theory, n).risk)
+            prediction = predictions[n, theory]
             # A model without any error has no spread either; what remains is rounding.
             rounding = np.finfo(float).eps * max(prediction, measured.value)
             rows.append(
                 compare(
-                    {"prompt_length": n, "theory": _describe(theory)},
+                    {"prompt_length": n, "theory": theory.description},
                     prediction,
                     measured.value,
                     max(measured.standard_error, rounding),
@@ -151,6 +160,8 @@ def _array_caller(model: Model) -> Callable[..., np.ndarray]:
         size = len(prompt[0])
         try:
             output = run(*prompt)
+        except IclTheoryError:  # a model of this package says itself what is wrong
+            raise
         except Exception as error:
             raise InvalidInput(
                 f"the model raised {type(error).__name__}: {error}, when called with {shapes}. "
@@ -196,9 +207,3 @@ def _torch_caller(model: Any) -> Model:
         return output
 
     return run
-
-
-def _describe(attention: Attention) -> str:
-    if isinstance(attention, LinearAttention):
-        return "centred linear attention" if attention.centered else "linear attention"
-    return "one softmax head" if attention.heads == 1 else f"{attention.heads} softmax heads"

@@ -16,7 +16,7 @@ recursion is the same; |x|^2 adds one rule.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ import sympy as sp
 from sympy.polys.constructor import construct_domain
 
 from icltheory import checks
-from icltheory.errors import InvalidInput
+from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.formula import Formula, Step
 from icltheory.matrices import Square, covariance
 
@@ -46,16 +46,22 @@ class QuadraticTilt:
 def quadratic_tilt(cov: Square, quadratic: Square) -> QuadraticTilt:
     """The tilt of N(0, cov) by exp(x'Mx), M = `quadratic` symmetric, any singular cov allowed.
 
+    `OutOfDomain` where E exp(x'Mx) is known to be infinite.
+
     >>> from icltheory.symbols import d, t
     >>> tilt = quadratic_tilt(Square.identity(1, d), Square.identity(t, d))
     >>> tilt.normaliser, tilt.cov, tilt.finite
     ((1 - 2*t)**(-d/2), 1/(1 - 2*t)*I_d, 1 - 2*t > 0)
     """
     gap = (Square.identity(1, cov.dim) - cov @ quadratic * 2).reduced()
+    finite = gap.positive_definite()
+    if finite == sp.false:
+        raise OutOfDomain(
+            f"E exp(x'Mx) is infinite: I - 2 cov M has an eigenvalue of at most 0 for M = {quadratic}, "
+            f"cov = {cov}; scale M down."
+        )
     resolvent = gap.inverse()
-    return QuadraticTilt(
-        resolvent, resolvent @ cov, gap.det_power(-sp.S.Half), gap.positive_definite()
-    )
+    return QuadraticTilt(resolvent, resolvent @ cov, gap.det_power(-sp.S.Half), finite)
 
 
 def tilted_mean(mean: Sequence[Any], cov: Any, tilt: Sequence[Any]) -> tuple[sp.Matrix, sp.Expr]:
@@ -81,7 +87,11 @@ def wick_moment(polynomial: Any, x: Sequence[sp.Symbol], mean: Sequence[Any], co
     >>> wick_moment(a**2 * b**2, [a, b], [0, 0], [[1, r], [r, 1]])
     2*r**2 + 1
     """
-    return _Stein(list(x), list(mean), sp.Matrix(cov).tolist()).expectation(polynomial)
+    count = len(x)
+    moments = _vector(mean, count, "mean"), checks.rows(cov, "cov") if count else []
+    return _Stein(list(x), list(moments[0]), moments[1]).expectation(
+        checks.scalar(polynomial, "polynomial")
+    )
 
 
 def tilted_moment(
@@ -93,7 +103,9 @@ def tilted_moment(
     >>> tilted_moment(a, [a], [0], [[s]], [1])
     s*exp(s/2)
     """
-    shifted, log_normaliser = tilted_mean(mean, cov, tilt)
+    count = len(x)
+    means, weights = _vector(mean, count, "mean"), _vector(tilt, count, "tilt")
+    shifted, log_normaliser = tilted_mean(means, checks.rows(cov, "cov"), weights)
     return wick_moment(polynomial, x, list(shifted), cov) * sp.exp(log_normaliser)
 
 
@@ -122,6 +134,7 @@ def gaussian_expectation(
     >>> f.expr, f.validity
     ((1 - 2*t)**(-3/2), 1 - 2*t > 0)
     """
+    polynomial = checks.scalar(polynomial, "polynomial")
     dim = sp.Integer(len(x))
     gamma = covariance(cov, dim, "cov", definite=False)
     form = Square.coerce(0 if quadratic is None else quadratic, dim, "quadratic")
@@ -169,6 +182,7 @@ def isotropic_expectation(
     >>> isotropic_expectation(1, r2, dim=dim, quadratic=c).expr
     (1 - 2*c)**(-d/2)
     """
+    polynomial = checks.scalar(polynomial, "polynomial")
     dimension = checks.positive_integer(dim, "dim", "dim=5")
     c, var = checks.scalar(quadratic, "quadratic"), checks.scalar(variance, "variance")
     count = len(forms)
@@ -200,7 +214,10 @@ def _inner(a: sp.Matrix, gram: sp.Matrix, b: sp.Matrix) -> sp.Expr:
 def _vector(value: Sequence[Any] | None, length: int, name: str) -> sp.Matrix:
     if value is None:
         return sp.zeros(length, 1)
-    entries = [checks.scalar(e, f"{name}[{i}]") for i, e in enumerate(checks.plain(value))]
+    value = checks.plain(value)
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise InvalidInput(f"{name} = {value!r} is no sequence; give {length} expressions.")
+    entries = [checks.scalar(e, f"{name}[{i}]") for i, e in enumerate(value)]
     if len(entries) != length:
         raise InvalidInput(f"{name} has {len(entries)} entries; {length} are needed.")
     return sp.Matrix(length, 1, entries)
@@ -209,7 +226,7 @@ def _vector(value: Sequence[Any] | None, length: int, name: str) -> sp.Matrix:
 def _expectation_formula(polynomial: Any, expr: sp.Expr, finite: sp.Basic) -> Formula:
     step = Step(
         "Gaussian expectation by tilting and Stein's recursion",
-        sp.Eq(sp.Function("E")(sp.sympify(polynomial)), expr, evaluate=False),
+        sp.Eq(sp.Function("E")(polynomial), expr, evaluate=False),
     )
     return Formula("Gaussian expectation", expr, validity=finite, steps=(step,))
 
@@ -246,9 +263,14 @@ class _Stein:
 
     def expectation(self, polynomial: Any) -> sp.Expr:
         """E p, as an expression in the parameters."""
-        poly = sp.Poly(sp.sympify(polynomial), *self.generators) if self.generators else None
-        if poly is None:
-            return sp.sympify(polynomial)
+        if not self.generators:
+            return polynomial
+        try:
+            poly = sp.Poly(polynomial, *self.generators)
+        except sp.PolynomialError as error:
+            raise InvalidInput(
+                f"{polynomial} is no polynomial in {', '.join(map(str, self.generators))}: {error}."
+            ) from error
         terms = poly.terms()
         # One field for all parameters: rational functions in them cancel without `simplify`.
         domain, values = construct_domain(

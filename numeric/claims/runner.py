@@ -1,13 +1,15 @@
 """Runs claims in worker processes, keeps what is finished, and goes on where it was stopped.
 
-Every finished claim is written at once to `OUT/claims/ID.json`, with a fingerprint of what it
-depends on, so that a later run with the same fingerprint reads it instead of computing it. A claim
-that raises does not stop the others. Exported: `run`, `Run`, `Outcome`, `Event`, `load_claims`.
+Every finished claim is written at once to `OUT/claims/ID.EFFORT.json`, with a fingerprint of what
+it depends on (the code of the toolkit among it), so that a later run with the same fingerprint reads
+it instead of computing it. A claim that raises does not stop the others. Exported: `run`, `stored`,
+`Run`, `Outcome`, `Event`, `load_claims`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import multiprocessing
 import os
@@ -19,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -286,27 +290,59 @@ def _result_folder(out: str | os.PathLike[str]) -> Path:
     return folder
 
 
+@cache
+def _code() -> str:
+    """Digest of the source of both packages: a changed derivation makes every result old."""
+    digest = hashlib.sha256()
+    for package in ("icltheory", "numeric"):
+        root = resources.files(package)
+        with resources.as_file(root) as folder:
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+                digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
 def _fingerprint(claim: str, effort: Effort) -> dict[str, Any]:
+    parts = {
+        "claim": claim,
+        "effort": asdict(effort),
+        "version": version("icltheory"),
+        "code": _code(),
+    }
     # Through JSON, so that it compares equal to one that was read (tuples become lists).
-    return json.loads(
-        json.dumps({"claim": claim, "effort": asdict(effort), "version": version("icltheory")})
-    )
+    return json.loads(json.dumps(parts))
+
+
+def _path(folder: Path, claim: str, effort: Effort) -> Path:
+    return folder / f"{claim}.{effort.name}.json"
 
 
 def _write(folder: Path, result: ClaimResult, effort: Effort) -> None:
     record = {"fingerprint": _fingerprint(result.claim, effort), "result": result.to_dict()}
-    write_atomically(folder / f"{result.claim}.json", json.dumps(record, indent=1))
+    write_atomically(_path(folder, result.claim, effort), json.dumps(record, indent=1))
+
+
+def stored(
+    claims: Iterable[Claim], effort: Effort, out: str | os.PathLike[str]
+) -> dict[str, Outcome]:
+    """The finished claims of this effort in a folder of results, by id; others are left out."""
+    folder = _result_folder(out)
+    found = {claim.id: _read(folder, claim, effort, lambda event: None) for claim in claims}
+    return {
+        name: Outcome(name, result, reused=True) for name, result in found.items() if result
+    }
 
 
 def _read(
     folder: Path, claim: Claim, effort: Effort, tell: Callable[[Event], None]
 ) -> ClaimResult | None:
     """The stored result if it answers this question; else `None`, with a notice if it is damaged."""
-    path = folder / f"{claim.id}.json"
+    path = _path(folder, claim.id, effort)
     try:
         record = json.loads(path.read_bytes())
         if record["fingerprint"] != _fingerprint(claim.id, effort):
-            tell(Event(claim.id, f"{path} is of another effort or version: computed again"))
+            tell(Event(claim.id, f"{path} was made by other code: computed again"))
             return None
         result = ClaimResult.from_dict(record["result"])
         if result.claim != claim.id:

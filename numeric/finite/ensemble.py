@@ -23,6 +23,7 @@ from numeric.finite.training import (
     progress_bar,
     shared_settings,
     squared_error,
+    weights_digest,
 )
 
 
@@ -77,6 +78,7 @@ def train_many(
                 "seed": int(positive_integers(seed, "seed", minimum=0)),
                 **shared,
                 "average_prompts": False,
+                "start": weights_digest(model),
             }
         )
         shapes = tuple((k, tuple(p.shape)) for k, p in model.named_parameters())

@@ -16,7 +16,7 @@ from torch import nn
 
 import icltheory as icl
 from icltheory.errors import InvalidInput
-from numeric.arrays import positive_integers, task_arrays
+from numeric.arrays import finite, positive_integers, task_arrays
 
 _STARTS = ("opposite", "same", "random")
 # Size of the values at the start. The risk of a pair is flat along v k = constant towards its
@@ -78,7 +78,7 @@ class SoftmaxAttention(nn.Module):
             raise InvalidInput(f"values = {values!r} is not one of {', '.join(_STARTS)}.")
         self.dim, self.heads = count(dim, "dim"), count(heads, "heads")
         self.merged = bool(merged)
-        generator = torch.Generator().manual_seed(seed)
+        generator, score_std = generator_of(seed), spread(score_std, "score_std")
         shape = (self.heads, self.dim, self.dim)
         if merged:
             self.A = nn.Parameter(score_std * normal(shape, generator))
@@ -148,7 +148,7 @@ class LinearAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.centered = count(dim, "dim"), bool(centered)
-        generator = torch.Generator().manual_seed(seed)
+        generator, score_std = generator_of(seed), spread(score_std, "score_std")
         self.A = nn.Parameter(score_std * normal((self.dim, self.dim), generator))
 
     @property
@@ -174,6 +174,19 @@ class LinearAttention(nn.Module):
 def count(value: Any, name: str) -> int:
     """A positive integer argument."""
     return int(positive_integers(value, name))
+
+
+def generator_of(seed: Any) -> torch.Generator:
+    """The generator of a start; a seed is an integer of at least 0."""
+    return torch.Generator().manual_seed(int(positive_integers(seed, "seed", minimum=0)))
+
+
+def spread(value: Any, name: str) -> float:
+    """A positive number argument."""
+    size = float(finite(value, name))
+    if size <= 0:
+        raise InvalidInput(f"{name} = {size:g} must be positive, for example 0.1.")
+    return size
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:

@@ -22,7 +22,7 @@ from torch import nn
 import icltheory as icl
 from icltheory.errors import InvalidInput
 from numeric.arrays import finite
-from numeric.finite.models import count, normal
+from numeric.finite.models import count, generator_of, normal, spread
 
 _KINDS = ("softmax", "linear")
 _STARTS = ("balanced", "random_psd", "small")
@@ -69,11 +69,9 @@ class TokenAttention(nn.Module):
             raise InvalidInput(f"kind = {kind!r} is not one of {', '.join(_KINDS)}.")
         if start not in _STARTS:
             raise InvalidInput(f"start = {start!r} is not one of {', '.join(_STARTS)}.")
-        size = float(finite(scale, "scale"))
-        if size <= 0:
-            raise InvalidInput(f"scale = {size:g} must be positive, for example 0.3.")
+        size = spread(scale, "scale")
         self.dim, self.kind, self.merged = count(dim, "dim"), kind, bool(merged)
-        blocks = _start(self.dim, start, size, torch.Generator().manual_seed(seed), self.merged)
+        blocks = _start(self.dim, start, size, generator_of(seed), self.merged)
         for name, value in blocks.items():
             setattr(self, name, nn.Parameter(value))
 

@@ -11,6 +11,7 @@ Exported: `train`, `TrainingRun`; the loop serves
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import html
 import math
 import os
@@ -27,7 +28,7 @@ from tqdm.auto import tqdm
 
 from icltheory.errors import CheckpointError, InvalidInput, TrainingDiverged
 from icltheory.task import LinearRegression
-from numeric.arrays import TaskArrays, positive_integers, task_arrays
+from numeric.arrays import TaskArrays, finite, positive_integers, task_arrays
 from numeric.finite.averaged import AveragedRisk
 from numeric.finite.checkpoint import check_fits, read, save
 from numeric.montecarlo import child_seed, sample_prompts, seed_sequence
@@ -120,7 +121,8 @@ def train(
     progress: True or False for the bar; `None` shows it on a terminal and in a notebook.
     checkpoint: file that is written at the start, every `checkpoint_every` steps, at the end, and
         on Ctrl-C. If it exists the run goes on from it, bit for bit as if it had never stopped; its
-        settings must be the same (`steps` included, since the schedule depends on it).
+        settings must be the same (`steps` included, since the schedule depends on it), and so must
+        the weights that `model` starts with (or be those of the file already).
     resume: False starts anew and overwrites the checkpoint.
 
     Returns a `TrainingRun`. Errors: `InvalidInput`, `CheckpointError`, and `TrainingDiverged` when
@@ -139,6 +141,7 @@ def train(
         "seed": int(positive_integers(seed, "seed", minimum=0)),
         **shared_settings(steps, batch_size, optimizer, learning_rate, schedule, record_every),
         "average_prompts": bool(average_prompts),
+        "start": weights_digest(model),
     }
     every = int(positive_integers(checkpoint_every, "checkpoint_every"))
     engine = OPTIMIZERS[optimizer][0](model.parameters(), lr=settings["learning_rate"])
@@ -288,8 +291,8 @@ def shared_settings(
         raise InvalidInput(f"optimizer = {optimizer!r} is not one of {', '.join(OPTIMIZERS)}.")
     if schedule not in _SCHEDULES:
         raise InvalidInput(f"schedule = {schedule!r} is not one of {', '.join(_SCHEDULES)}.")
-    rate = OPTIMIZERS[optimizer][1] if learning_rate is None else float(learning_rate)
-    if not (0 < rate < math.inf):
+    rate = float(finite(OPTIMIZERS[optimizer][1] if learning_rate is None else learning_rate, "learning_rate"))
+    if rate <= 0:
         raise InvalidInput(f"learning_rate = {rate:g} must be positive and finite.")
     every = None if record_every is None else int(positive_integers(record_every, "record_every"))
     return {
@@ -339,6 +342,15 @@ def squared_error(predictions: torch.Tensor, target: torch.Tensor) -> torch.Tens
     return ((predictions - target) ** 2).mean(-1)
 
 
+def weights_digest(model: nn.Module) -> str:
+    """Tells one start from another."""
+    digest = hashlib.sha256()
+    for key, value in model.state_dict().items():
+        digest.update(f"{key} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _restore(
     path: str | os.PathLike[str],
     model: nn.Module,
@@ -355,6 +367,9 @@ def _restore(
         raise CheckpointError(
             f"{path} is a model without the state of a training; give another file."
         )
+    # Weights that come from this very file go on as well.
+    if all(torch.equal(p, state["weights"][key]) for key, p in model.state_dict().items()):
+        settings["start"] = theirs.get("start")
     if theirs != settings:
         changed = ", ".join(
             f"{key} = {theirs.get(key)} there, {value} here"

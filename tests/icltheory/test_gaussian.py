@@ -132,9 +132,24 @@ def test_wick_moments_count_pairings():
             "symmetric",
         ),
         (lambda: icl.isotropic_expectation(r2, r2, dim=0), "not a positive integer"),
-        (lambda: icl.wick_moment(x, [x], [0, 0], [[1]]), "1 variables need 1 means"),
+        (lambda: icl.wick_moment(x, [x], [0, 0], [[1]]), "mean has 2 entries; 1 are needed"),
     ],
 )
 def test_bad_input_is_refused_with_the_reason(call, message):
     with pytest.raises(icl.InvalidInput, match=message):
         call()
+
+
+@pytest.mark.parametrize("quadratic", [sp.Rational(1, 2), 0.6, 3])
+def test_infinite_expectations_are_refused(quadratic):
+    x, r2 = sp.symbols("x r2")
+    with pytest.raises(icl.OutOfDomain, match="infinite"):
+        icl.gaussian_expectation(x**2, [x], cov=1, quadratic=quadratic)
+    with pytest.raises(icl.OutOfDomain, match="infinite"):
+        icl.isotropic_expectation(1, r2, dim=3, quadratic=quadratic)
+
+
+def test_no_polynomial_is_refused():
+    x = sp.Symbol("x")
+    with pytest.raises(icl.InvalidInput, match="no polynomial in x"):
+        icl.wick_moment(sp.exp(x), [x], [0], [[1]])

@@ -150,23 +150,24 @@ def test_two_hundred_random_draws_respect_the_bound():
 @pytest.mark.parametrize("dim", [2, 5])
 @pytest.mark.parametrize("noise", [0, 0.7])
 def test_explicit_matrices_equal_the_scalar_closed_form(dim, noise):
-    task = icl.LinearRegression(dim=dim, noise_var=noise)
+    """Random covariance, and the value of each scalar head spread over several at random."""
     rng = np.random.default_rng(dim)
-    rotation, _ = np.linalg.qr(rng.standard_normal((dim, dim)))
-    for scale in (0.05, 0.2, 0.45):
-        k = np.sqrt(scale)
-        one = float(icl.head_constant(task, [k * np.eye(dim)], [1 / k]))
+    root = rng.integers(-3, 4, (dim, dim)) + 4 * np.eye(dim)
+    sigma = root @ root.T
+    task = icl.LinearRegression(dim=dim, noise_var=noise, feature_cov=sigma)
+    inverse = np.array(sp.Matrix(sigma.astype(int)).inv().evalf(30).tolist())
+    for k in (0.25, 0.5, 0.625):
+        up, down = rng.standard_normal((2, 3))
+        up, down = up - up.mean() + 1 / (6 * k), down - down.mean() - 1 / (6 * k)
+        one = float(icl.head_constant(task, [k * inverse] * 3, 2 * up))
         closed = float(icl.loss_constant(task, ONE).subs(t=k * k))
         assert abs(one - closed) < 1e-12 * closed
         assert abs(one - 1.03 * closed) > 1e-12 * closed
         pair = float(
-            icl.head_constant(
-                task, [k * np.eye(dim), -k * np.eye(dim)], [1 / (2 * k), -1 / (2 * k)]
-            )
+            icl.head_constant(task, [k * inverse] * 3 + [-k * inverse] * 3, [*up, *down])
         )
         closed = float(icl.loss_constant(task, TWO).subs(t=k * k))
         assert abs(pair - closed) < 1e-12 * closed
-    assert rotation.shape == (dim, dim)
 
 
 def test_random_matrices_against_direct_linear_algebra():

@@ -149,3 +149,48 @@ def test_import_is_light():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: icl.loss_constant(icl.SoftmaxAttention(), icl.LinearRegression(dim=2)),
+        lambda: icl.loss_constant(icl.LinearRegression(dim=2), "softmax"),
+        lambda: icl.loss_constant(icl.LinearRegression(dim=2), [1]),
+        lambda: icl.optimal_loss_constant(icl.LinearRegression(dim=2), None),
+        lambda: icl.multihead_gain(icl.SoftmaxAttention()),
+        lambda: icl.finite_prompt_risk(5, icl.LinearAttention()),
+        lambda: icl.limit_risk([5], icl.LinearAttention()),
+    ],
+)
+def test_other_types_are_refused(call):
+    with pytest.raises(icl.InvalidInput, match=r"has type \w+; pass icl\."):
+        call()
+
+
+@pytest.mark.parametrize("symbol", [icl.symbols.t, icl.symbols.k, icl.symbols.v, icl.symbols.n])
+def test_symbols_of_the_layer_are_refused_in_a_task(symbol):
+    with pytest.raises(icl.InvalidInput, match="another name"):
+        icl.LinearRegression(dim=3, coef_cov=symbol**2)
+
+
+def test_a_symbol_called_m_is_not_the_number_of_terms():
+    m = sp.Symbol("m", positive=True)
+    risk = icl.finite_prompt_risk(icl.LinearRegression(dim=5, noise_var=m), icl.LinearAttention())
+    n, v = icl.symbols.n, icl.symbols.v
+    assert sp.expand(risk.expr - (v - 1) ** 2 - v**2 * (6 + 5 * m) / n) == 0
+
+
+def test_a_symbol_without_sign_is_refused_where_the_sign_decides():
+    with pytest.raises(icl.InvalidInput, match="declare the symbols"):
+        icl.optimal_loss_constant(
+            icl.LinearRegression(dim=3, noise_var=sp.Symbol("s")), icl.SoftmaxAttention()
+        )
+
+
+def test_an_explicit_multiple_of_the_identity_is_the_isotropic_task():
+    explicit = icl.LinearRegression(
+        dim=2, feature_cov=[[1, 0], [0, 1]], coef_cov=[sp.S.Half, sp.S.Half]
+    )
+    assert explicit == icl.LinearRegression(dim=2)
+    assert explicit.is_isotropic

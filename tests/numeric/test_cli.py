@@ -50,7 +50,7 @@ def test_version_and_help(capsys):
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["derive"], "required: NAME"),
         (["derive", "nothing"], "formulas: loss-constant, optimal-loss-constant"),
-        (["derive", "loss-constant", "--dim", "x"], "'x' is not a positive integer, or the word d"),
+        (["derive", "loss-constant", "--dim", "x"], "'x' is not a positive integer; pass one, or the word d"),
         (["derive", "loss-constant", "--noise-var", "a"], "or the word noise_var"),
         (["derive", "loss-constant", "--noise-var", "1/0"], "'1/0' is not a number"),
         (["derive", "loss-constant", "--noise-var", "1e999999999"], "is not a number"),
@@ -250,7 +250,9 @@ def test_validate_a_saved_model(capsys, tmp_path):
         model.A.mul_(1.5)
     finite.save(model, path)
     assert "deviates" in output(capsys, *options, status=1)
-    assert "(B,)" in refusal(capsys, "validate", path, "--dim", "4", "--lengths", "20")
+    assert "dim = 4, the model 3" in refusal(
+        capsys, "validate", path, "--dim", "4", "--lengths", "20"
+    )
 
 
 # -- reproduce -------------------------------------------------------------------------------------
@@ -373,7 +375,7 @@ def test_ctrl_c_stops_the_workers_at_once_and_keeps_results(tmp_path):
     process = command(str(script), stdout=subprocess.PIPE, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
-        while not ((out / "claims/alpha.json").exists() and (out / "gamma.pid").exists()):
+        while not ((out / "claims/alpha.full.json").exists() and (out / "gamma.pid").exists()):
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.05)

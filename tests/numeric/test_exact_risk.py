@@ -399,7 +399,6 @@ def test_against_simulated_layers(attention, layer, arguments):
             "linear attention has no score_scale",
         ),
         (base(3), TWO, 9, {"score_scale": 0.1}, InvalidInput, "numeric.monte_carlo_risk"),
-        (base(3), icl.SoftmaxAttention(heads=3), 9, {}, InvalidInput, "numeric.monte_carlo_risk"),
         (base(3), "softmax", 9, {}, InvalidInput, "attention has type str"),
         ("task", ONE, 9, {}, InvalidInput, "task has type str"),
         (icl.LinearRegression(dim=symbols.d), ONE, 9, {}, InvalidInput, "still contains d"),
@@ -454,7 +453,6 @@ def test_refusals(task, attention, n, arguments, error, words):
     ("attention", "n", "words"),
     [
         (icl.SoftmaxAttention(scores=[0.3]), 9, "numeric.exact_risk"),
-        (icl.SoftmaxAttention(heads=4), 9, "4 heads"),
         (ONE, 1.5, "not an integer"),
         (CENTERED, [1, 2], "at least 2"),
     ],

@@ -16,6 +16,7 @@ import icltheory as icl
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.formula import CUI
 from icltheory.symbols import d, noise_var
+from numeric.claims import runner
 from numeric.claims.base import EFFORTS, Claim, Part
 from numeric.claims.runner import Event, Outcome, Run, load_claims, run
 from numeric.compare import Comparison, compare
@@ -105,7 +106,7 @@ def out(tmp_path):
 
 
 def stored(out, name):
-    return out / "claims" / f"{name}.json"
+    return out / "claims" / f"{name}.{EFFORT.name}.json"
 
 
 # -- finished claims -------------------------------------------------------------------------------
@@ -125,16 +126,32 @@ def test_a_second_run_computes_nothing_and_gives_the_same(tmp_path, out):
     assert calls(tmp_path, "a") == 2
 
 
-def test_another_effort_or_version_is_computed_again(tmp_path, out, monkeypatch):
-    claim = fake("a", agreeing, tmp_path)
-    run([claim], EFFORT, out)
-    run([claim], replace(EFFORT, prompts=200), out)
+@pytest.mark.parametrize("changed", ["effort", "version", "_code"])
+def test_another_effort_version_or_code_is_computed_again(tmp_path, out, monkeypatch, changed):
+    claim, effort, events = fake("a", agreeing, tmp_path), EFFORT, []
+    run([claim], effort, out)
+    if changed == "effort":
+        effort = replace(effort, prompts=200)
+    else:
+        monkeypatch.setattr(f"numeric.claims.runner.{changed}", lambda *name: "9.9")
+    run([claim], effort, out, report=events.append)
     assert calls(tmp_path, "a") == 2
-    events = []
-    monkeypatch.setattr("numeric.claims.runner.version", lambda name: "9.9")
-    run([claim], replace(EFFORT, prompts=200), out, report=events.append)
-    assert calls(tmp_path, "a") == 3
-    assert "another effort or version" in events[0].what
+    assert "made by other code" in events[0].what
+    assert run([claim], effort, out).outcomes["a"].reused
+
+
+def test_efforts_do_not_overwrite_each_other(tmp_path, out):
+    claim, other = fake("a", agreeing, tmp_path), replace(EFFORT, name="other")
+    for effort in (EFFORT, other, EFFORT):
+        run([claim], effort, out)
+    assert calls(tmp_path, "a") == 2
+    kept = runner.stored([claim, fake("b", agreeing, tmp_path)], other, out)
+    assert list(kept) == ["a"]
+    assert kept["a"].reused
+
+
+def test_the_code_digest_follows_the_source():
+    assert len(runner._code()) == 64
 
 
 @pytest.mark.parametrize(

@@ -222,16 +222,17 @@ def test_resume_is_bit_for_bit(tmp_path, monkeypatch, stop, optimizer):
         interrupt_batch(patch, stop)
         with pytest.raises(KeyboardInterrupt):
             finite.train(finite.SoftmaxAttention(3, 2, seed=1), TASK, checkpoint=file, **options)
+    with pytest.raises(CheckpointError, match="start = "):
+        finite.train(finite.SoftmaxAttention(3, 2, seed=99), TASK, checkpoint=file, **options)
     assert len(training.read(file)["training"]["loss"]) == stop
-    # Other weights at the start: all of the state comes from the file.
-    fresh = finite.SoftmaxAttention(3, 2, seed=99)
+    fresh = finite.SoftmaxAttention(3, 2, seed=1)
     resumed = finite.train(fresh, TASK, checkpoint=file, **options)
     assert np.array_equal(resumed.loss, whole.loss)
     assert same(weights(resumed.model), weights(whole.model))
     assert list(whole.recorded_steps) == [0, 20, 40, 60]
     assert np.array_equal(resumed.trajectory["A"], whole.trajectory["A"])
     # A finished run is only read.
-    again = finite.train(finite.SoftmaxAttention(3, 2), TASK, checkpoint=file, **options)
+    again = finite.train(finite.load(file), TASK, checkpoint=file, **options)
     assert same(weights(again.model), weights(whole.model))
     assert os.listdir(tmp_path) == ["run.pt"]
 
