@@ -15,6 +15,7 @@ import sympy as sp
 
 from icltheory import checks
 from icltheory.errors import InvalidInput, OutOfDomain
+from icltheory.matrix_calculus import derivative, explicit, is_column, matrix_symbols
 from icltheory.symbols import LATEX_NAMES, SymbolInfo, describe
 
 
@@ -91,6 +92,9 @@ class Step:
         return rf"$\displaystyle \text{{{self.title}: }}\; {body}$"
 
 
+_NONE = sp.Dict()
+
+
 @dataclass(frozen=True)
 class Formula:
     """An exact result: `expr`, valid where `validity` is true.
@@ -98,12 +102,15 @@ class Formula:
     Attributes
     ----------
     name: what the expression is, as words.
-    expr: SymPy expression or immutable matrix.
+    expr: SymPy expression, immutable matrix, or expression in matrix symbols.
     validity: SymPy condition (`true` if it always holds).
     references, steps: sources, and the derivation as titled equations.
     minimizer: for an optimum, a `sympy.Dict` from parameter to minimising expression; `None` where
         the infimum is not attained or the formula is no optimum.
     attained: whether an infimum is attained; `None` for a formula that is no optimum.
+    where: `sympy.Dict` from the constant matrix symbols of `expr` to their explicit values.
+    abbreviations: `sympy.Dict` from names to parts of `expr` which are printed under these names;
+        `expr` itself contains the parts.
 
     >>> from icltheory.symbols import t
     >>> f = Formula("example", 1 / (1 - 2 * t), validity=t < sp.Rational(1, 2))
@@ -120,19 +127,24 @@ class Formula:
     steps: tuple[Step, ...] = ()
     minimizer: sp.Dict | None = None
     attained: bool | None = None
+    where: sp.Dict = _NONE
+    abbreviations: sp.Dict = _NONE
 
     @property
     def symbols(self) -> tuple[SymbolInfo, ...]:
         """The free symbols of expression and validity, in alphabetical order, with meaning and domain."""
-        free = set(self.expr.free_symbols) | set(self.validity.free_symbols)
+        free = self.free_symbols | set(self.validity.free_symbols)
+        for matrix in matrix_symbols(self.expr):
+            free |= {s for size in matrix.shape for s in size.free_symbols}
         return tuple(describe(s) for s in sorted(free, key=lambda s: s.name))
 
     @property
-    def free_symbols(self) -> set[sp.Basic]:
-        """The free symbols of the expression."""
-        return set(self.expr.free_symbols)
+    def free_symbols(self) -> set[Any]:
+        """The free symbols of the expression, those of its constant matrices included."""
+        inner = (value.free_symbols for value in self.where.values())
+        return set(self.expr.free_symbols).union(*inner) - set(self.where)
 
-    def symbol(self, name: str | sp.Symbol) -> sp.Symbol:
+    def symbol(self, name: Any) -> Any:
         """The symbol of this formula called `name`; `InvalidInput` lists the legal names."""
         for info in self.symbols:
             if name in (info.name, info.symbol):
@@ -145,11 +157,14 @@ class Formula:
     def subs(self, values: Mapping[Any, Any] | None = None, /, **by_name: Any) -> Formula:
         """Put values in for symbols (by name or by symbol), in the expression, validity, steps and minimizer.
 
+        Matrix symbols take explicit matrices, all of them at once; the result is then explicit.
+
         Raises `OutOfDomain` when the values break the validity condition, `InvalidInput` for an
         unknown name or a value that is no number or expression.
         """
-        given = {**(values or {}), **by_name}
-        table = {self.symbol(key): checks.scalar(val, str(key)) for key, val in given.items()}
+        given = {self.symbol(key): val for key, val in {**(values or {}), **by_name}.items()}
+        matrices = {s: given.pop(s) for s in list(given) if isinstance(s, sp.MatrixSymbol)}
+        table = {s: checks.scalar(val, s.name) for s, val in given.items()}
         for symbol, value in table.items():
             if (
                 (value.is_negative and symbol.is_nonnegative)
@@ -160,33 +175,74 @@ class Formula:
                     f"{symbol} = {value} is outside its domain: {describe(symbol).domain} "
                     f"({describe(symbol).meaning})."
                 )
-        validity = sp.S(self.validity.subs(table))
+        validity = sp.S(self.validity.subs(table, simultaneous=True))
         if validity == sp.false:
             shown = ", ".join(f"{s} = {x}" for s, x in table.items())
             raise OutOfDomain(f"{shown} is outside {self.validity}, where '{self.name}' holds.")
         minimizer = self.minimizer
         if minimizer is not None:
-            minimizer = sp.Dict({p: x.subs(table) for p, x in minimizer.items()})
-        steps = tuple(Step(s.title, s.equation.subs(table)) for s in self.steps)
+            minimizer = sp.Dict({p: x.subs(table, simultaneous=True) for p, x in minimizer.items()})
+        steps = tuple(Step(s.title, s.equation.subs(table, simultaneous=True)) for s in self.steps)
+        out = replace(
+            self,
+            expr=self.expr.subs(table, simultaneous=True),
+            validity=validity,
+            minimizer=minimizer,
+            steps=steps,
+            where=_substituted(self.where, table),
+            abbreviations=_substituted(self.abbreviations, table),
+        )
+        return out._with_matrices({s.subs(table): x for s, x in matrices.items()})
+
+    def _with_matrices(self, matrices: dict[Any, Any]) -> Formula:
+        if not matrices:
+            return self
+        needed = matrix_symbols(self.expr) - set(self.where)
+        missing = ", ".join(sorted(s.name for s in needed - set(matrices)))
+        if missing:
+            raise InvalidInput(f"matrices are put in all at once; no value for {missing}.")
+        values = {s: _explicit_matrix(value, s) for s, value in matrices.items()}
         return replace(
-            self, expr=self.expr.subs(table), validity=validity, minimizer=minimizer, steps=steps
+            self,
+            expr=explicit(self.expr, {**dict(self.where), **values}),
+            steps=(),
+            where=sp.Dict(),
+            abbreviations=sp.Dict(),
         )
 
     def diff(self, *symbols: Any) -> Formula:
-        """The derivative with respect to one or more symbols (by name or by symbol)."""
+        """The derivative with respect to one or more symbols (by name or by symbol).
+
+        A scalar expression may be differentiated in a matrix symbol; the entry ij of the result is
+        the derivative in the entry ij of the matrix.
+        """
         resolved = [self.symbol(s) for s in symbols]
         name = f"d({self.name})/d({', '.join(s.name for s in resolved)})"
+        expr, where = self.expr, dict(self.where)
+        if matrix_symbols(expr):
+            # Constant matrices that depend on a variable enter the derivative with their entries.
+            moving = {k: x for k, x in where.items() if x.free_symbols & set(resolved)}
+            expr = expr.xreplace(moving)
+            for variable in resolved:
+                expr = derivative(expr, variable)
+        else:
+            expr = sp.diff(expr, *resolved)
+        left = matrix_symbols(expr)
         return replace(
             self,
             name=name,
-            expr=sp.diff(self.expr, *resolved),
+            expr=expr,
             minimizer=None,
             attained=None,
             steps=(),
+            where=sp.Dict({k: x for k, x in where.items() if k in left}),
+            abbreviations=sp.Dict({k: x for k, x in self.abbreviations.items() if expr.has(x)}),
         )
 
     def limit(self, symbol: Any, point: Any) -> sp.Expr:
         """The limit of the expression as `symbol` tends to `point` (for example `sympy.oo`)."""
+        if point not in (sp.oo, -sp.oo):
+            point = checks.scalar(point, "point")
         value = sp.limit(self.expr, self.symbol(symbol), point)
         # Gruntz's algorithm leaves quotients such as exp((2a + 2)/(2 (a + 1))) uncancelled.
         return value.replace(sp.exp, lambda exponent: sp.exp(sp.cancel(exponent)))
@@ -196,16 +252,27 @@ class Formula:
         return self.expr.evalf(digits)
 
     def __float__(self) -> float:
+        if not isinstance(self.expr, sp.Expr) or self.expr.is_Matrix:
+            raise InvalidInput(f"'{self.name}' is no single number; use .expr, or numeric.compile.")
         if self.free_symbols:
-            names = ", ".join(sorted(s.name for s in self.free_symbols))
+            names = sorted(s.name for s in self.free_symbols)
+            values = ", ".join(f"{name}=..." for name in names)
             raise InvalidInput(
-                f"'{self.name}' still contains {names}; put values in with .subs({names}=...)."
+                f"'{self.name}' still contains {', '.join(names)}; put values in with .subs({values})."
             )
         return float(self.expr)
 
     def latex(self) -> str:
-        """LaTeX of the expression, in the canonical notation."""
-        return sp.latex(self.expr, symbol_names=LATEX_NAMES)
+        """LaTeX of the expression, in the canonical notation, with its abbreviations."""
+        lines = [sp.latex(self._abbreviated(), symbol_names=LATEX_NAMES)]
+        for name, part in self.abbreviations.items():
+            lines.append(f"{sp.latex(name)} = {sp.latex(part, symbol_names=LATEX_NAMES)}")
+        return r",\quad ".join(lines)
+
+    def _abbreviated(self) -> Any:
+        if not self.abbreviations:
+            return self.expr
+        return self.expr.xreplace({part: name for name, part in self.abbreviations.items()})
 
     def citation(self) -> str:
         """BibTeX of every source this formula rests on."""
@@ -217,6 +284,8 @@ class Formula:
 
     def _repr_latex_(self) -> str:
         body = self.latex()
+        for name, value in self.where.items():
+            body += rf",\quad {sp.latex(name)} = {sp.latex(value, symbol_names=LATEX_NAMES)}"
         if self.attained is False:
             body += r"\quad\text{(infimum, not attained)}"
         if self.validity != sp.true:
@@ -226,6 +295,28 @@ class Formula:
     def __str__(self) -> str:
         where = "" if self.validity == sp.true else f"   for {self.validity}"
         note = "" if self.attained is not False else "   (infimum, not attained)"
-        return f"{self.name}: {self.expr}{where}{note}"
+        names = [f"{name} = {part}" for name, part in self.abbreviations.items()]
+        names += [f"{name} = {value.tolist()}" for name, value in self.where.items()]
+        parts = f"   with {', '.join(names)}" if names else ""
+        return f"{self.name}: {self._abbreviated()}{parts}{where}{note}"
 
     __repr__ = __str__
+
+
+def _substituted(table: sp.Dict, values: dict[Any, Any]) -> sp.Dict:
+    return sp.Dict({key.subs(values): x.subs(values) for key, x in table.items()})
+
+
+def _explicit_matrix(value: Any, symbol: Any) -> sp.ImmutableMatrix:
+    """A user's matrix in the shape of `symbol`; a vector may be a flat sequence."""
+    value = checks.plain(value)
+    if is_column(symbol) and isinstance(value, (list, tuple)):
+        value = [[x] if not isinstance(checks.plain(x), (list, tuple)) else x for x in value]
+    entries = checks.rows(value, symbol.name)
+    shape = (len(entries), len(entries[0]))
+    if shape != symbol.shape:
+        rows, columns = symbol.shape
+        raise InvalidInput(
+            f"{symbol.name} has shape {shape[0]} x {shape[1]}; {rows} x {columns} is needed."
+        )
+    return sp.ImmutableMatrix(entries)

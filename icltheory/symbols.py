@@ -5,6 +5,7 @@ Each symbol has one meaning, one domain and one LaTeX form, listed in `TABLE` an
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import sympy as sp
 
@@ -15,6 +16,8 @@ t = sp.Symbol("t", positive=True)
 k = sp.Symbol("k", positive=True)
 v = sp.Symbol("v", real=True)
 lam = sp.Symbol("lam", nonnegative=True)
+b = sp.Symbol("b", real=True)
+score_scale = sp.Symbol("score_scale", real=True)
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class SymbolInfo:
     SymbolInfo(symbol=noise_var, meaning='label noise variance', domain='>= 0', latex='\\\\sigma^{2}')
     """
 
-    symbol: sp.Symbol
+    symbol: Any
     meaning: str
     domain: str
     latex: str
@@ -46,14 +49,36 @@ TABLE: dict[sp.Symbol, SymbolInfo] = {
         SymbolInfo(k, "score scale of a scalar head", "> 0", "k"),
         SymbolInfo(v, "value scale of a head", "real", "v"),
         SymbolInfo(lam, "eigenvalue of the Gram matrix", ">= 0", r"\lambda"),
+        SymbolInfo(b, "label entry of the read-out row of the value matrix", "real", "b"),
+        SymbolInfo(score_scale, "factor of the scores, score = c z_i'K'Qz", "real", "c"),
     )
+}
+
+# Matrix symbols differ in dimension; their meaning goes by their name.
+MATRICES: dict[str, str] = {
+    "A": "feature-feature block of the merged key-query matrix",
+    "u": "label-feature row of the merged key-query matrix",
+    "v": "feature entries of the read-out row of the value matrix",
+    "U": "merged key-query matrix K'Q",
+    "V": "value matrix",
+    "K": "key matrix",
+    "Q": "query matrix",
+    "z": "query token",
+    "r": "loss gradient at the output",
+    "m1": "softmax-weighted mean of the tokens",
+    "C": "softmax-weighted covariance of the tokens",
 }
 
 LATEX_NAMES: dict[sp.Symbol, str] = {symbol: info.latex for symbol, info in TABLE.items()}
 
 
-def describe(symbol: sp.Symbol) -> SymbolInfo:
+def describe(symbol: Any) -> SymbolInfo:
     """Meaning, domain and LaTeX of `symbol`; a symbol of the user's own is described as such."""
+    if isinstance(symbol, sp.MatrixSymbol):
+        meaning = MATRICES.get(symbol.name, "given by the user")
+        rows, columns = symbol.shape
+        domain = f"real vector of length {rows}" if columns == 1 else f"real {rows} x {columns}"
+        return SymbolInfo(symbol, meaning, domain, sp.latex(symbol))
     known = TABLE.get(symbol)
     if known is not None:
         return known

@@ -2,13 +2,15 @@
 
 `compile` prints the expression with SymPy's `lambdify` (common subexpressions shared) for one of
 four backends, and wraps it so that arguments are named like the symbols, broadcast, and are checked
-against the domain of every symbol and the validity of the formula.
+against the domain of every symbol and the validity of the formula. Formulas in matrices, and several
+formulas at once, become a `MatrixEvaluator`.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import mpmath
@@ -17,7 +19,9 @@ import sympy as sp
 
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.formula import Formula
+from icltheory.matrix_calculus import matrix_symbols
 from icltheory.symbols import describe
+from numeric.arrays import finite
 
 BACKENDS = ("numpy", "math", "mpmath", "torch")
 _ON_INVALID = ("raise", "nan")
@@ -28,23 +32,33 @@ class Evaluator:
 
     Arguments broadcast against each other (NumPy, torch); a constant formula takes no part in it
     and returns a scalar unless arguments of other symbols of the formula give it a shape. A matrix
-    formula returns shape broadcast + (rows, columns). Outside the validity, or outside the domain
-    of a symbol, `on_invalid="raise"` raises `OutOfDomain`, `"nan"` returns NaN there.
+    formula returns shape broadcast + (rows, columns). Outside the validity, outside the domain of a
+    symbol, and where the value leaves the range of float64, `on_invalid="raise"` raises
+    `OutOfDomain`, `"nan"` returns NaN there.
 
     Evaluators are picklable; `.source` is the generated code, `.gradient("t")` the compiled
     derivative.
     """
 
-    def __init__(self, formula: Formula, backend: str, on_invalid: str) -> None:
+    def __init__(
+        self,
+        formula: Formula,
+        backend: str,
+        on_invalid: str,
+        symbols: tuple[sp.Symbol, ...] | None = None,
+    ) -> None:
         self.formula, self.backend, self.on_invalid = formula, backend, on_invalid
-        self.arguments = tuple(info.name for info in formula.symbols)
-        self._symbols = tuple(info.symbol for info in formula.symbols)
+        if symbols is None:
+            symbols = tuple(info.symbol for info in formula.symbols)
+        self.arguments = tuple(symbol.name for symbol in symbols)
+        self._symbols = self._checked = symbols
+        self._title = formula.name
         self._shape = formula.expr.shape if isinstance(formula.expr, sp.MatrixBase) else None
         entries = list(formula.expr) if self._shape else [formula.expr]
         self._entries = sp.lambdify(self._symbols, entries, modules=backend, cse=True)
         self._conditions = [
             (condition, sp.lambdify(self._symbols, condition, modules=backend))
-            for condition in _conditions(formula)
+            for condition in conditions(formula, symbols)
         ]
 
     @property
@@ -53,32 +67,53 @@ class Evaluator:
         return inspect.getsource(self._entries)
 
     def gradient(self, symbol: str) -> Evaluator:
-        """The compiled derivative with respect to one symbol (by name), same backend and checks."""
-        return Evaluator(self.formula.diff(symbol), self.backend, self.on_invalid)
+        """The compiled derivative in one symbol (by name): same arguments, backend and checks."""
+        return Evaluator(self.formula.diff(symbol), self.backend, self.on_invalid, self._symbols)
 
     def __call__(self, **values: Any) -> Any:
         if set(values) != set(self.arguments):
             self._refuse_names(values)
-        arguments = [_argument(values[name], name, self.backend) for name in self.arguments]
+        arguments = [argument(values[name], name, self.backend) for name in self.arguments]
         valid = self._check(arguments)
         if self.backend == "numpy":
-            # Masked points are about to become NaN; their overflow is not the user's concern.
-            with np.errstate(all="warn" if valid is None else "ignore"):
+            # What overflows is found in the result.
+            with np.errstate(all="ignore"):
                 return self._numpy(arguments, valid)
-        results = self._entries(*arguments)
+        results = self._results(arguments, valid)
         if self.backend == "torch":
             return self._torch(arguments, results, valid)
-        if valid is False:
-            results = [math.nan if self.backend == "math" else mpmath.nan for _ in results]
         if self._shape is None:
             return results[0]
         rows, columns = self._shape
         table = [results[i * columns : (i + 1) * columns] for i in range(rows)]
         return mpmath.matrix(table) if self.backend == "mpmath" else table
 
+    def _results(self, arguments: list[Any], valid: Any) -> list[Any]:
+        """The entries; NaN for numbers outside the domain or beyond the range of floats."""
+        size = 1 if self._shape is None else self._shape[0] * self._shape[1]
+        nothing = [mpmath.nan if self.backend == "mpmath" else math.nan] * size
+        if valid is not None and np.ndim(valid) == 0 and not valid:
+            return nothing
+        try:
+            return self._entries(*arguments)
+        except (OverflowError, ZeroDivisionError):
+            if self.on_invalid == "raise":
+                raise self._overflow(arguments, False) from None
+            return nothing
+
+    def _overflow(self, arguments: list[Any], good: Any) -> OutOfDomain:
+        shown = ", ".join(
+            f"{name} = {_first_bad(a, good):.6g}"
+            for name, a in zip(self.arguments, arguments, strict=True)
+        )
+        return OutOfDomain(
+            f"'{self._title}' leaves the range of float64 at {shown}; use values nearer to 0, backend "
+            f"'mpmath', or on_invalid='nan'."
+        )
+
     def _numpy(self, arguments: list[Any], valid: Any) -> Any:
         shape = self._broadcast_shape(arguments)
-        results = self._entries(*arguments)
+        results = self._results(arguments, valid)
         if self._shape is None:
             out = (
                 results[0] if np.shape(results[0]) == shape else np.broadcast_to(results[0], shape)
@@ -87,8 +122,14 @@ class Evaluator:
             out = np.stack([np.broadcast_to(r, shape) for r in results], axis=-1)
             out = out.reshape(*shape, *self._shape)
             valid = valid if valid is None else np.asarray(valid)[..., None, None]
+        good = np.isfinite(out)
         if valid is not None:
-            out = np.where(valid, out, np.nan)
+            out = np.where(np.logical_and(valid, good), out, np.nan)
+        elif not good.all():
+            if self.on_invalid == "raise":
+                where = good if self._shape is None else good.all(axis=(-2, -1))
+                raise self._overflow(arguments, where)
+            out = np.where(good, out, np.nan)
         elif not out.flags.writeable if isinstance(out, np.ndarray) else False:
             out = np.array(out)
         return float(out) if np.ndim(out) == 0 else np.asarray(out, dtype=float)
@@ -120,6 +161,14 @@ class Evaluator:
     def _check(self, arguments: list[Any]) -> Any:
         """None if every condition holds everywhere; else a mask (on_invalid="nan") or an error."""
         mask: Any = None
+        for symbol, value in zip(self._checked, arguments, strict=True):
+            if symbol.is_integer and not _all(truth := value == _floor(value)):
+                if self.on_invalid == "raise":
+                    raise OutOfDomain(
+                        f"{symbol} = {_first_bad(value, truth):.6g} is outside its domain: "
+                        f"{describe(symbol).domain} ({describe(symbol).meaning})."
+                    )
+                mask = truth if mask is None else mask & truth
         for condition, holds in self._conditions:
             truth = holds(*arguments)
             if _all(truth):
@@ -132,13 +181,13 @@ class Evaluator:
     def _message(self, condition: Any, arguments: list[Any], truth: Any) -> str:
         names = {symbol.name for symbol in condition.free_symbols}
         involved = [
-            (s, a) for s, a in zip(self._symbols, arguments, strict=True) if s.name in names
+            (s, a) for s, a in zip(self._checked, arguments, strict=True) if s.name in names
         ]
         # The first offending point is shown; the mask may have a smaller shape than the arguments.
         shown = ", ".join(f"{s} = {_first_bad(a, truth):.6g}" for s, a in involved)
         meanings = "; ".join(f"{s} is the {describe(s).meaning}" for s, _ in involved)
         return (
-            f"{shown} is outside {condition}, where '{self.formula.name}' holds ({meanings}). "
+            f"{shown} is outside {condition}, where '{self._title}' holds ({meanings}). "
             f"Use values inside, or compile with on_invalid='nan'."
         )
 
@@ -148,26 +197,31 @@ class Evaluator:
         missing = sorted(set(self.arguments) - set(values))
         what = [f"unknown argument {', '.join(unknown)}"] if unknown else []
         what += [f"missing argument {', '.join(missing)}"] if missing else []
-        raise InvalidInput(f"{' and '.join(what)}; '{self.formula.name}' takes: {legal}.")
+        raise InvalidInput(f"{' and '.join(what)}; '{self._title}' takes: {legal}.")
 
     def __reduce__(self) -> tuple:
-        return Evaluator, (self.formula, self.backend, self.on_invalid)
+        return Evaluator, (self.formula, self.backend, self.on_invalid, self._symbols)
 
     def __repr__(self) -> str:
         return f"<Evaluator of '{self.formula.name}'({', '.join(self.arguments)}), {self.backend}>"
 
 
-def compile(formula: Formula, backend: str = "numpy", *, on_invalid: str = "raise") -> Evaluator:
+def compile(
+    formula: Formula | Mapping[str, Formula], backend: str = "numpy", *, on_invalid: str = "raise"
+) -> Any:
     """Compile a `Formula` into a fast function of keyword arguments named like its symbols.
 
     Parameters
     ----------
-    formula: what `icltheory` derived.
+    formula: what `icltheory` derived; or a dictionary of formulas, which share their arguments and
+        their common parts and are returned as a dictionary.
     backend: "numpy" (arrays, float64), "math" (Python floats), "mpmath" (current precision) or
-        "torch" (tensors, differentiable).
+        "torch" (tensors, differentiable). Formulas in matrices, and dictionaries, have "numpy" and
+        "torch".
     on_invalid: "raise" (`OutOfDomain` names the bound and the value) or "nan".
 
-    Errors: `InvalidInput` for an unknown backend or something that is no Formula.
+    A matrix argument has shape (.., d, d), a vector (.., d), and leading axes broadcast; see
+    `MatrixEvaluator`. Errors: `InvalidInput` for an unknown backend or something that is no Formula.
 
     >>> import icltheory as icl
     >>> from icltheory.symbols import d
@@ -177,20 +231,25 @@ def compile(formula: Formula, backend: str = "numpy", *, on_invalid: str = "rais
     >>> f(d=5, t=[0.1, 0.2]).round(4)
     array([19.6529, 23.9073])
     """
-    if not isinstance(formula, Formula):
-        raise InvalidInput(f"compile takes a Formula, got {type(formula).__name__}.")
+    for item in (list(formula.values()) or [None]) if isinstance(formula, Mapping) else [formula]:
+        if not isinstance(item, Formula):
+            raise InvalidInput(f"compile takes a Formula, got {type(item).__name__}.")
     if backend not in BACKENDS:
         raise InvalidInput(f"backend = {backend!r} is not one of {', '.join(BACKENDS)}.")
     if on_invalid not in _ON_INVALID:
         raise InvalidInput(f"on_invalid = {on_invalid!r} is not one of {', '.join(_ON_INVALID)}.")
-    return Evaluator(formula, backend, on_invalid)
+    if isinstance(formula, Formula) and not matrix_symbols(formula.expr):
+        return Evaluator(formula, backend, on_invalid)
+    from numeric.matrix_evaluator import MatrixEvaluator
+
+    return MatrixEvaluator(formula, backend, on_invalid)
 
 
-def _conditions(formula: Formula) -> list[Any]:
+def conditions(formula: Formula, symbols: tuple[Any, ...]) -> list[Any]:
     """The validity, split at its top-level And, and the sign domain of every symbol."""
     domain = []
-    for info in formula.symbols:
-        symbol, plain = info.symbol, sp.Symbol(info.symbol.name)
+    for symbol in symbols:
+        plain = sp.Symbol(symbol.name)
         # `symbol > 0` is identically true for a positive symbol; the number still has to be checked.
         if symbol.is_positive:
             bound = sp.Ge(plain, 1) if symbol.is_integer else sp.Gt(plain, 0)
@@ -199,36 +258,50 @@ def _conditions(formula: Formula) -> list[Any]:
         else:
             continue
         domain.append(bound)
-    table = {info.symbol: sp.Symbol(info.symbol.name) for info in formula.symbols}
+    table = {symbol: sp.Symbol(symbol.name) for symbol in symbols}
     validity = [c.xreplace(table) for c in sp.And.make_args(formula.validity) if c != sp.true]
     return [*domain, *validity]
 
 
-def _argument(value: Any, name: str, backend: str) -> Any:
+def argument(value: Any, name: str, backend: str) -> Any:
+    """One argument in the form of the backend; `InvalidInput` for what is no finite number."""
     if backend == "torch":
         import torch
 
-        tensor = value if isinstance(value, torch.Tensor) else torch.as_tensor(np.asarray(value))
+        given = isinstance(value, torch.Tensor) and value.dtype != torch.bool
+        tensor = value if given else torch.as_tensor(finite(value, name))
         tensor = tensor if tensor.is_floating_point() else tensor.to(torch.float64)
         if not bool(torch.isfinite(tensor).all()):
             raise InvalidInput(f"{name} contains NaN or infinite entries; pass finite numbers.")
         return tensor
     if backend == "mpmath":
-        number = mpmath.mpf(value)
+        if isinstance(value, (str, bytes, bool)) or np.ndim(value) != 0:
+            raise InvalidInput(
+                f"{name} = {value!r} is not one number, which backend 'mpmath' takes."
+            )
+        try:
+            number = mpmath.mpmathify(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"{name} = {value!r} is not numeric; pass a number.") from error
         if not mpmath.isfinite(number):
             raise InvalidInput(f"{name} = {value} is not finite; pass a finite number.")
         return number
-    try:
-        array = np.asarray(value, dtype=float)
-    except (TypeError, ValueError) as error:
-        raise InvalidInput(f"{name} = {value!r} is not numeric; pass numbers.") from error
-    if not np.isfinite(array).all():
-        raise InvalidInput(f"{name} contains NaN or infinite entries; pass finite numbers.")
+    if type(value) is float and math.isfinite(value):
+        return value
+    array = finite(value, name)
     if backend == "math":
         if array.ndim:
             raise InvalidInput(f"{name} has shape {array.shape}; backend 'math' takes one number.")
         return float(array)
     return array if array.ndim else float(array)
+
+
+def _floor(value: Any) -> Any:
+    if isinstance(value, (int, float)):
+        return math.floor(value)
+    if isinstance(value, mpmath.mpf):
+        return mpmath.floor(value)
+    return np.floor(value) if isinstance(value, np.ndarray) else value.floor()
 
 
 def _all(truth: Any) -> bool:

@@ -11,6 +11,7 @@ import torch
 import icltheory as icl
 import numeric
 from icltheory.formula import Formula
+from icltheory.matrix_calculus import Form, SymmetricSymbol, VectorSymbol
 from icltheory.symbols import d, k, noise_var, t
 
 TASK = icl.LinearRegression(dim=d, noise_var=noise_var)
@@ -75,6 +76,56 @@ def test_outside_the_domain():
     assert torch.isnan(tensor).tolist() == [False, True]
 
 
+@pytest.mark.parametrize("backend", ["numpy", "math", "mpmath", "torch"])
+@pytest.mark.parametrize("value", [0.0, 0.5, 0.6, -1.0])
+def test_one_number_outside_the_domain(backend, value):
+    point = {"d": 5, "noise_var": 0.0, "t": value}
+    assert np.isnan(float(numeric.compile(ONE, backend, on_invalid="nan")(**point)))
+    with pytest.raises(icl.OutOfDomain, match="t = "):
+        numeric.compile(ONE, backend)(**point)
+
+
+@pytest.mark.parametrize("scale", [0.4999, [0.1, 0.4999]])
+def test_beyond_the_range_of_floats(scale):
+    point = {"d": 5000, "noise_var": 0.0, "t": scale}
+    with pytest.raises(
+        icl.OutOfDomain, match=r"leaves the range of float64 at d = 5000.*t = 0.4999"
+    ):
+        numeric.compile(ONE)(**point)
+    out = np.asarray(numeric.compile(ONE, on_invalid="nan")(**point))
+    assert np.isnan(out).ravel()[-1]
+    assert np.isfinite(out).ravel().tolist()[:-1] == [True] * (out.size - 1)
+    if out.ndim == 0:
+        with pytest.raises(icl.OutOfDomain, match="range of float64"):
+            numeric.compile(ONE, "math")(**point)
+        assert numeric.compile(ONE, "mpmath")(**point) > 1e300
+
+
+@pytest.mark.parametrize("backend", ["numpy", "math", "mpmath", "torch"])
+@pytest.mark.parametrize("value", ["0.1", True, None, object()])
+def test_no_numbers_are_refused_by_every_backend(backend, value):
+    with pytest.raises(icl.InvalidInput, match="noise_var"):
+        numeric.compile(ONE, backend)(d=5, noise_var=value, t=0.1)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "math", "mpmath", "torch"])
+def test_dimensions_are_whole_numbers(backend):
+    with pytest.raises(icl.OutOfDomain, match=r"d = 2.5 is outside its domain: integer >= 1"):
+        numeric.compile(ONE, backend)(d=2.5, noise_var=0.0, t=0.1)
+    f = numeric.compile(ONE, backend, on_invalid="nan")
+    assert np.isnan(float(f(d=2.5, noise_var=0.0, t=0.1)))
+
+
+def test_a_derivative_keeps_the_arguments():
+    slope = numeric.compile(ONE).gradient("noise_var")
+    assert slope.arguments == ("d", "noise_var", "t")
+    expected = (1 - 0.2) ** -2.5 / 0.1
+    assert slope(d=5, noise_var=3.0, t=0.1) == pytest.approx(expected, rel=1e-13)
+    assert pickle.loads(pickle.dumps(slope)).arguments == slope.arguments
+    with pytest.raises(icl.OutOfDomain, match="noise_var"):
+        slope(d=5, noise_var=-3.0, t=0.1)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -135,3 +186,222 @@ def test_symbols_of_the_users_own():
     q = sp.Symbol("q")
     f = numeric.compile(Formula("mine", q**2 + k))
     assert f(q=[-1.0, 2.0], k=1.0).tolist() == [2.0, 5.0]
+
+
+# -- formulas in matrices ------------------------------------------------------------------------
+
+DIM = 3
+A, B = sp.MatrixSymbol("A", d, d), sp.MatrixSymbol("B", d, d)
+Z = sp.MatrixSymbol("Z", 2, d)
+S = SymmetricSymbol("S", d, d)
+p, q = VectorSymbol("p", d), VectorSymbol("q", d)
+MATRIX_EXPRESSIONS = {
+    "form": (Form(p.T * A * S * B * q), lambda x: x["p"] @ x["A"] @ x["S"] @ x["B"] @ x["q"]),
+    "trace": (
+        k * sp.Trace(A * B * A.T) / d - 1,
+        lambda x: x["k"] * np.trace(x["A"] @ x["B"] @ x["A"].T) / DIM - 1,
+    ),
+    "powers": (
+        sp.exp(-k) * Form(p.T * q) ** 2 + sp.Trace(A**3) + sp.Trace(A),
+        lambda x: (
+            np.exp(-x["k"]) * (x["p"] @ x["q"]) ** 2
+            + np.trace(np.linalg.matrix_power(x["A"], 3))
+            + np.trace(x["A"])
+        ),
+    ),
+    "matrix": (
+        sp.MatAdd(sp.MatMul(-2 * k, A, B.T), sp.MatMul(p, q.T, A), sp.MatMul(-1, sp.Identity(d))),
+        lambda x: -2 * x["k"] * x["A"] @ x["B"].T + np.outer(x["p"], x["q"] @ x["A"]) - np.eye(DIM),
+    ),
+    "nested": (
+        sp.MatMul(sp.Transpose(sp.MatAdd(A, sp.MatMul(k, B))), S, sp.MatAdd(A, sp.MatMul(k, B))),
+        lambda x: (x["A"] + x["k"] * x["B"]).T @ x["S"] @ (x["A"] + x["k"] * x["B"]),
+    ),
+    "vector": (
+        sp.MatAdd(sp.MatMul(A, B, S, p), sp.MatMul(Form(p.T * q), q)),
+        lambda x: x["A"] @ x["B"] @ x["S"] @ x["p"] + (x["p"] @ x["q"]) * x["q"],
+    ),
+    "inverse": (A.inverse() * p, lambda x: np.linalg.solve(x["A"], x["p"])),
+    "rectangle": (Z * A * Z.T, lambda x: x["Z"] @ x["A"] @ x["Z"].T),
+    "row": (p.T * A, lambda x: (x["p"] @ x["A"])[None]),
+    "argument": (sp.MatMul(A), lambda x: x["A"]),
+    "zero": (sp.MatAdd(sp.MatMul(0, A), sp.ZeroMatrix(d, d)), lambda x: np.zeros((DIM, DIM))),
+}
+
+
+def matrix_values(rng, *leading):
+    out = {name: rng.normal(size=(*leading, DIM, DIM)) for name in "ABS"}
+    out["S"] = out["S"] + out["S"].swapaxes(-1, -2)
+    out |= {name: rng.normal(size=(*leading, DIM)) for name in "pq"}
+    return out | {"Z": rng.normal(size=(*leading, 2, DIM)), "k": rng.uniform(0.5, 1, leading)}
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("name", MATRIX_EXPRESSIONS)
+def test_matrix_formulas_against_numpy_with_and_without_leading_axes(name, backend):
+    expr, by_hand = MATRIX_EXPRESSIONS[name]
+    f = numeric.compile(Formula(name, expr), backend)
+    values = matrix_values(np.random.default_rng(1))
+    values["k"] = float(values["k"])
+    single = np.asarray(f(**{x: values[x] for x in f.arguments}))
+    expected = by_hand(values)
+    np.testing.assert_allclose(single, expected, rtol=1e-12, atol=1e-12)
+    assert single.shape == np.shape(expected)
+    assert name == "zero" or not np.allclose(1.03 * single, expected, rtol=1e-9)
+    batch = matrix_values(np.random.default_rng(2), 4, 2)
+    batch["k"] = batch["k"][:, :1]
+    batch["p"] = batch["p"][0]
+    out = np.asarray(f(**{x: batch[x] for x in f.arguments}))
+    for i, j in np.ndindex(4, 2):
+        one = {x: v[i, j] for x, v in batch.items() if x not in "kp"}
+        wanted = by_hand(one | {"k": batch["k"][i, 0], "p": batch["p"][j]})
+        np.testing.assert_allclose(out[i, j], wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_columns_are_accepted_where_the_dimension_is_known():
+    f = numeric.compile(Formula("form", Form(p.T * A * q)))
+    x = matrix_values(np.random.default_rng(0))
+    flat = f(A=x["A"], p=x["p"], q=x["q"])
+    assert flat == f(A=x["A"], p=x["p"][:, None], q=x["q"])
+    assert isinstance(flat, float)
+    assert f(A=x["A"], p=np.stack([x["p"]] * 4), q=x["q"]).shape == (4,)
+    one = numeric.compile(icl.risk_gradients(icl.LinearRegression(dim=1, noise_var=1)))
+    out = one(A=[[2.0]], u=[1.0], v=[0.5], b=np.array([1.0, 2.0]))
+    assert {name: value.shape for name, value in out.items()} == {
+        "A": (2, 1, 1),
+        "u": (2, 1),
+        "v": (2, 1),
+        "b": (2,),
+    }
+
+
+CORRELATED = icl.LinearRegression(
+    dim=3, noise_var=noise_var, feature_cov=[[2, 1, 0], [1, 2, 0], [0, 0, 1]], coef_cov=[1, 2, 3]
+)
+
+
+def test_a_dictionary_shares_its_products():
+    gradients = icl.risk_gradients(CORRELATED)
+    together = numeric.compile(gradients)
+    rng = np.random.default_rng(0)
+    point = {"A": rng.normal(size=(3, 3)), "u": rng.normal(size=3), "v": rng.normal(size=3)}
+    point |= {"b": 0.7, "noise_var": 0.2}
+    out = together(**point)
+    lines = 0
+    for name, formula in gradients.items():
+        alone = numeric.compile(formula)
+        lines += alone.source.count("@")
+        value = alone(**{x: point[x] for x in alone.arguments})
+        np.testing.assert_allclose(out[name], value, rtol=1e-12)
+    assert together.source.count("@") < 0.7 * lines
+    copy = pickle.loads(pickle.dumps(together))
+    np.testing.assert_array_equal(copy(**point)["A"], out["A"])
+    assert "noise_var" in repr(together)
+    mixed = numeric.compile({"one": ONE, "risk": icl.infinite_prompt_risk(CORRELATED)})
+    assert mixed.arguments == ("A", "b", "d", "noise_var", "t", "u", "v")
+    values = mixed(**point, d=5, t=0.1)
+    assert abs(values["one"] - numeric.compile(ONE)(d=5, noise_var=0.2, t=0.1)) < 1e-12 * abs(
+        values["one"]
+    )
+
+
+def test_matrices_with_symbols_in_their_entries():
+    rho = sp.Symbol("rho", real=True)
+    task = icl.LinearRegression(dim=2, feature_cov=[[1, rho], [rho, 1]], coef_cov=[1, 2])
+    point = {"A": [[1.0, 2.0], [0.5, 1.0]], "u": [1.0, 2.0], "v": [0.3, 0.1], "b": 1.5}
+    fixed = icl.LinearRegression(dim=2, feature_cov=[[1, 0.25], [0.25, 1]], coef_cov=[1, 2])
+    expected = numeric.compile(icl.infinite_prompt_risk(fixed))(**point)
+    for backend in ("numpy", "torch"):
+        moving = numeric.compile(icl.infinite_prompt_risk(task), backend)
+        assert abs(float(moving(**point, rho=0.25)) - expected) < 1e-13 * expected
+        several = np.asarray(moving(**point, rho=np.array([0.0, 0.25])))
+        assert several.shape == (2,)
+        assert abs(several[1] - expected) < 1e-13 * expected
+    with pytest.raises(icl.OutOfDomain, match="rho = 2"):
+        numeric.compile(icl.infinite_prompt_risk(task))(**point, rho=2.0)
+    masked = numeric.compile(icl.risk_gradients(task), on_invalid="nan")
+    out = masked(**point, rho=np.array([0.25, 2.0]))
+    assert np.isnan(out["A"][1]).all()
+    assert not np.isnan(out["A"][0]).any()
+
+
+def test_torch_differentiates_a_matrix_formula():
+    risk = icl.infinite_prompt_risk(CORRELATED)
+    f = numeric.compile(risk, "torch")
+    rng = np.random.default_rng(4)
+    point = {"A": rng.normal(size=(3, 3)), "u": rng.normal(size=3), "v": rng.normal(size=3)}
+    point |= {"b": 0.7, "noise_var": 0.2}
+    leaf = torch.tensor(point["A"], requires_grad=True)
+    f(**{**point, "A": leaf}).backward()
+    assert leaf.grad is not None
+    expected = numeric.compile(risk).gradient("A")(**point)
+    np.testing.assert_allclose(leaf.grad.numpy(), expected, rtol=1e-12)
+    small = f(**{key: torch.tensor(x, dtype=torch.float32) for key, x in point.items()})
+    assert small.dtype == torch.float32
+
+
+def test_results_are_the_callers_own():
+    f = numeric.compile(Formula("same", sp.MatMul(A)))
+    values = np.eye(3)
+    out = f(A=values)
+    out[0, 0] = 5
+    assert values[0, 0] == 1
+    constant = icl.risk_gradients(icl.LinearRegression(dim=2, feature_cov=[1, 2]))["A"]
+    g = numeric.compile(constant)
+    first = g(A=np.eye(2), u=[0, 0], v=[0, 0], b=1.0)
+    first += 1
+    assert np.array_equal(g(A=np.eye(2), u=[0, 0], v=[0, 0], b=1.0) + 1, first)
+
+
+def test_names_that_are_no_identifiers_are_not_executed():
+    evil = sp.Symbol("__import__('os').abort()", real=True)
+    f = numeric.compile(Formula("evil", evil * sp.Trace(A)))
+    assert f(**{evil.name: 2.0, "A": np.eye(3)}) == 6.0
+    word = numeric.compile(Formula("word", sp.Symbol("lambda") * Form(p.T * q)))
+    assert word(**{"lambda": 2.0, "p": [1, 2], "q": [3, 4]}) == 22.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"A": np.eye(2)}, r"A has shape \(2, 2\); \(.., 3, 3\) is needed"),
+        ({"u": np.ones(2)}, r"u has shape \(2,\); \(.., 3\) is needed"),
+        ({"A": 1.0}, r"A has shape \(\); A is a matrix"),
+        ({"u": 1.0}, r"u has shape \(\); u is a vector"),
+        ({"u": np.ones((4, 3)), "b": np.ones(5)}, "leading shapes do not broadcast"),
+        ({"A": np.full((3, 3), np.nan)}, "A contains NaN"),
+        ({"A": "text"}, "not numeric"),
+        ({"d": 3}, "unknown argument d"),
+    ],
+)
+def test_bad_matrix_arguments_are_refused_with_the_reason(change, message):
+    f = numeric.compile(icl.infinite_prompt_risk(CORRELATED))
+    point = {"A": np.eye(3), "u": np.ones(3), "v": np.ones(3), "b": 1.0, "noise_var": 0.0}
+    with pytest.raises(icl.InvalidInput, match=message):
+        f(**{**point, **change})
+
+
+def test_matrix_formulas_that_cannot_be_compiled():
+    risk = icl.infinite_prompt_risk(CORRELATED)
+    general = icl.infinite_prompt_risk(icl.LinearRegression(dim=d))
+    with pytest.raises(icl.InvalidInput, match="d = 3 from the arguments before it"):
+        numeric.compile(general)(A=np.eye(3), u=np.ones(2), v=np.ones(3), b=1.0)
+    with pytest.raises(icl.InvalidInput, match="use one of numpy, torch"):
+        numeric.compile(risk, "mpmath")
+    with pytest.raises(icl.InvalidInput, match="takes a Formula"):
+        numeric.compile({})
+    with pytest.raises(icl.InvalidInput, match="takes a Formula"):
+        numeric.compile({"risk": risk.expr})
+    with pytest.raises(icl.InvalidInput, match="different symbols"):
+        numeric.compile({"a": risk, "b": general})
+    other = icl.LinearRegression(dim=3, feature_cov=[1, 2, 3])
+    with pytest.raises(icl.InvalidInput, match="Sigma different values"):
+        numeric.compile({"a": risk, "b": icl.infinite_prompt_risk(other)})
+    with pytest.raises(icl.InvalidInput, match="missing argument noise_var"):
+        numeric.compile(risk)(A=np.eye(3), u=np.ones(3), v=np.ones(3), b=1.0)
+    with pytest.raises(icl.InvalidInput, match="no argument has the size d"):
+        numeric.compile({"zero": Formula("zero", sp.ZeroMatrix(d, d)), "risk": risk})
+    with pytest.raises(icl.OutOfDomain, match="noise_var = -1"):
+        numeric.compile(risk)(A=np.eye(3), u=np.ones(3), v=np.ones(3), b=1.0, noise_var=-1)
+    with pytest.raises(icl.InvalidInput, match="functions known there"):
+        numeric.compile(Formula("gamma", sp.gamma(k) * sp.Trace(A)))
