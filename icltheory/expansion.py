@@ -8,17 +8,29 @@ prediction (delta method for a ratio of means). For a softmax head with dual poi
 for linear attention phi = a y - q'Sigma theta. A product of two influences is a polynomial times an
 exponential of linear forms, so `influence_kernel` gives the expectation for every pair of heads by
 one tilt, and `query_average` averages it over the query by one quadratic tilt.
+
+For any token law the output T_n(u) of a softmax head at dual point u is a ratio of means as well.
+With w = exp(u.z - K(u)) and m = grad K(u),
+
+    T_n(u) - m = A / (1 + e),    A = mean of w (z - m),    e = mean of w - 1,
+
+both of mean zero, and every moment of w and z is a value of K, of its gradient or of its Hessian at
+a multiple of u (one tilt): `leading_bias`, `leading_covariance`, `leading_jacobian_error`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import sympy as sp
 
+from icltheory.errors import InvalidInput
+from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.laws.gaussian import quadratic_tilt, tilted_mean, wick_moment
-from icltheory.limit import head_limit
+from icltheory.laws.tokens import TokenLaw
+from icltheory.limit import gradient_at, head_limit, hessian_at
 from icltheory.matrices import Square
 from icltheory.task import LinearRegression
 
@@ -102,3 +114,193 @@ def query_average(
 
 def _symmetric(matrix: Square) -> Square:
     return (matrix + matrix.T) * sp.S.Half
+
+
+# -- any token law -------------------------------------------------------------------------------
+
+
+def weight_moment(law: TokenLaw, u: Any, power: int = 2) -> Formula:
+    """rho_k(u) = E w^k = exp(K(k u) - k K(u)) of the normalised weight w = exp(u.z - K(u)).
+
+    n / rho_2 is the effective number of attended tokens of a long prompt. Errors: `OutOfDomain`
+    where k u is outside the domain of K. Source: derived here.
+
+    >>> from icltheory.laws.tokens import Laplace
+    >>> u = sp.Symbol("u")
+    >>> rho = weight_moment(Laplace(dim=1), [u])
+    >>> sp.factor(rho.expr), rho.validity
+    (-(u - 1)**2*(u + 1)**2/((2*u - 1)*(2*u + 1)), 2*Abs(u) < 1)
+    """
+    if not isinstance(power, int) or isinstance(power, bool) or power < 1:
+        raise InvalidInput(f"power = {power!r} is not an integer of at least 1; pass 2, say.")
+    point = _inside(law, u, power)
+    return Formula(
+        f"E w^{power} of the softmax weight",
+        _rho(law, point, power),
+        validity=law.domain([power * x for x in point]),
+        references=(DERIVED_HERE,),
+    )
+
+
+def leading_bias(law: TokenLaw, u: Any, order: int = 1) -> Formula:
+    """lim n (E T_n(u) - grad K(u)), d x 1: how far a finite prompt pulls the mean output back.
+
+    `order=2` gives the coefficient of 1/n^2. Valid where 2u (order 2: 3u) is inside the domain of
+    K, so that the weights have a second (third) moment. Errors: `OutOfDomain`, `InvalidInput`.
+    Source: derived here, by expanding the ratio of means.
+
+    >>> from icltheory.laws.tokens import Gaussian
+    >>> s, u = sp.symbols("s u", positive=True)
+    >>> leading_bias(Gaussian([0], [[s]]), [u]).expr
+    Matrix([[-s*u*exp(s*u**2)]])
+    """
+    if order not in (1, 2):
+        raise InvalidInput(f"order = {order!r} is not available; pass 1 or 2.")
+    point = _inside(law, u, order + 1)
+
+    # a = w (z - m) and b = w - 1, of mean zero: E a w^k = rho_{k+1} (grad K((k+1) u) - m).
+    def moment(polynomial: sp.Expr) -> sp.Matrix:
+        total = sp.zeros(law.dim, 1)
+        for (k,), c in sp.Poly(polynomial, w).terms():
+            total += c * _rho(law, point, k + 1) * _shift(law, point, k + 1)
+        return total
+
+    w = sp.Symbol("w")
+    b = w - 1
+    if order == 1:
+        bias = -moment(b)  # -E A e
+    else:  # E A e^2 - E A e^3, of which three of n^4 index patterns survive
+        variance = _rho(law, point, 2) - 1
+        bias = moment(b**2) - 3 * variance * moment(b)
+    return Formula(
+        f"coefficient of 1/n{'^2' if order == 2 else ''} in the mean output",
+        sp.ImmutableMatrix(bias),
+        validity=law.domain([(order + 1) * x for x in point]),
+        references=(DERIVED_HERE,),
+        steps=(
+            Step("E w^2 of the softmax weight", sp.Eq(sp.Symbol("rho_2"), _rho(law, point, 2))),
+        ),
+    )
+
+
+def leading_covariance(law: TokenLaw, u: Any, w: Any = None) -> Formula:
+    """lim n Cov(T_n(u), T_n(w)), d x d (rows: head u), of two heads on one prompt; w = u if `None`.
+
+    E of the product of the two influences exp(u.z - K(u)) (z - grad K(u)), by tilting to u + w.
+    sqrt(n) (T_n(u) - grad K(u)) is asymptotically normal with the covariance at w = u. Valid where
+    2u and 2w are inside the domain of K. Errors: `OutOfDomain` outside (for Laplace tokens with
+    1/(2 scale) <= |u| < 1/scale the limit exists, but no 1/n law), `InvalidInput`. Source: derived
+    here.
+
+    >>> from icltheory.laws.tokens import Gaussian
+    >>> s, u, w = sp.symbols("s u w")
+    >>> leading_covariance(Gaussian([0], [[s]]), [u], [w]).expr
+    Matrix([[(s**2*u*w + s)*exp(s*u*w)]])
+    """
+    first = _inside(law, u, 2)
+    second = first if w is None else _inside(law, w, 2)
+    both = [x + y for x, y in zip(first, second, strict=True)]  # in the domain, which is convex
+    log_weight = law.cgf(both) - law.cgf(first) - law.cgf(second)
+    centre = gradient_at(law, both)
+    left, right = (_expanded(centre - gradient_at(law, x)) for x in (first, second))
+    product = hessian_at(law, both) + left * right.T
+    doubled = [law.domain([2 * x for x in point]) for point in (first, second)]
+    return Formula(
+        "n times the covariance of the outputs of two heads",
+        sp.ImmutableMatrix(product * sp.exp(log_weight)),
+        validity=sp.And(*doubled),
+        references=(BOURSIER, DERIVED_HERE),
+        steps=(Step("E of the two weights", sp.Eq(sp.Symbol("rho"), sp.exp(log_weight))),),
+    )
+
+
+def leading_jacobian_error(law: TokenLaw, u: Any) -> Formula:
+    """lim n E ||C_n(u) - Hess K(u)||^2 (Frobenius), C_n the weighted covariance of the prompt.
+
+    C_n is the Jacobian of the finite layer in its dual point; to leading order its error is the mean
+    of w (Y Y' - Hess K), Y = z - grad K(u). Valid where 2u is inside the domain of K. Source: derived
+    here.
+
+    >>> from icltheory.laws.tokens import Gaussian
+    >>> s, u = sp.symbols("s u", positive=True)
+    >>> sp.factor(leading_jacobian_error(Gaussian([0], [[s]]), [u]).expr)
+    s**2*(s**2*u**4 + 4*s*u**2 + 2)*exp(s*u**2)
+    """
+    point = _inside(law, u, 2)
+    hessian, double = hessian_at(law, point), [2 * x for x in point]
+    generating, dual = _centred(law, double, gradient_at(law, point))
+    squares = sp.Add(*(h**2 for h in hessian))
+    mixed = sp.Add(
+        *(
+            hessian[i, j] * sp.diff(generating, a, b)
+            for i, a in enumerate(dual)
+            for j, b in enumerate(dual)
+        )
+    )
+    inner = _laplacian(_laplacian(generating, dual), dual) - 2 * mixed
+    moment = inner.xreplace(dict.fromkeys(dual, sp.S.Zero)) + squares
+    return Formula(
+        "n times the squared error of the finite Jacobian",
+        _rho(law, point, 2) * moment,
+        validity=law.domain(double),
+        references=(DERIVED_HERE,),
+    )
+
+
+def fourth_moment(law: TokenLaw, u: Any) -> Formula:
+    """E |z - grad K(u)|^4 over one (untilted) token.
+
+    >>> from icltheory.laws.tokens import Rademacher
+    >>> fourth_moment(Rademacher(dim=3), [0, 0, 0]).expr
+    9
+    """
+    point = _inside(law, u, 1)
+    generating, dual = _centred(law, [sp.S.Zero] * law.dim, gradient_at(law, point))
+    quartic = _laplacian(_laplacian(generating, dual), dual)
+    return Formula(
+        "fourth moment of a token about the infinite-prompt output",
+        quartic.xreplace(dict.fromkeys(dual, sp.S.Zero)),
+        validity=law.domain(point),
+        references=(DERIVED_HERE,),
+    )
+
+
+def _inside(law: TokenLaw, u: Any, factor: int) -> list[sp.Expr]:
+    """u as expressions; refused where `factor` u is outside the domain, with the reason."""
+    if not isinstance(law, TokenLaw):
+        raise InvalidInput(
+            f"law has type {type(law).__name__}; pass a token law such as icl.Gaussian(mean, cov)."
+        )
+    law.point(u)  # where not even the limit exists, that is the message
+    why = f"where the weights of {law} have a finite moment of order {factor}"
+    return law.point(u, factor, f"{why}: the limit exists at u, but not this expansion in 1/n")
+
+
+def _rho(law: TokenLaw, point: list[sp.Expr], k: int) -> sp.Expr:
+    return sp.exp(law.cgf([k * x for x in point]) - k * law.cgf(point))
+
+
+def _shift(law: TokenLaw, point: list[sp.Expr], k: int) -> sp.Matrix:
+    """grad K(k u) - grad K(u)."""
+    return _expanded(gradient_at(law, [k * x for x in point]) - gradient_at(law, point))
+
+
+def _centred(
+    law: TokenLaw, tilt: list[sp.Expr], centre: sp.Matrix
+) -> tuple[sp.Expr, list[sp.Symbol]]:
+    """E exp(s.(z - centre)) under the tilt, as a function of dummies s."""
+    s = [sp.Dummy(f"s{i + 1}", real=True) for i in range(law.dim)]
+    moved = law.cgf([x + y for x, y in zip(tilt, s, strict=True)])
+    shift = sp.Add(*(x * c for x, c in zip(s, centre, strict=True)))
+    return sp.exp(moved - law.cgf(tilt) - shift), s
+
+
+def _laplacian(expr: sp.Expr, variables: list[sp.Symbol]) -> sp.Expr:
+    return sp.Add(*(sp.diff(expr, x, 2) for x in variables))
+
+
+def _expanded(matrix: sp.Matrix) -> sp.Matrix:
+    """Products with sums multiplied out at the top level, so that differences cancel."""
+    return matrix.applyfunc(
+        lambda x: sp.Add(*(sp.expand_mul(a, deep=False) for a in sp.Add.make_args(x)))
+    )

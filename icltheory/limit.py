@@ -15,63 +15,129 @@ from typing import Any
 
 import sympy as sp
 
-from icltheory import checks
-from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
+from icltheory.attention import Attention, LinearAttention, SoftmaxAttention, on_specifications
 from icltheory.errors import InvalidInput
 from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.laws.gaussian import tilted_mean
-from icltheory.laws.tokens import Gaussian
+from icltheory.laws.tokens import TokenLaw
 from icltheory.matrices import Square, total
 from icltheory.symbols import k
 from icltheory.task import LinearRegression
 
 
-def limit_output(law: Gaussian, u: Any) -> Formula:
+def limit_output(law: TokenLaw, u: Any) -> Formula:
     """What infinite-prompt softmax attention with dual point u = K'Q x reads: grad K(u).
 
-    `u` is a vector of d expressions; the result is a d x 1 matrix. Source: Boursier & Boyer,
-    arXiv 2512.11784, Lemma 2.1 (Gaussian law).
+    `u` is a vector of d numbers or expressions, in the domain of the law's cumulant generating
+    function; the result is a d x 1 matrix. Holds for every law: the output is
+    E[z exp(u.z)] / E[exp(u.z)]. Errors: `OutOfDomain`, `InvalidInput`. Source: Boursier & Boyer,
+    arXiv 2512.11784 (Lemma 2.1 for Gaussian laws).
 
+    >>> from icltheory.laws.tokens import Gaussian, Rademacher
     >>> u1, u2 = sp.symbols("u1 u2")
     >>> limit_output(Gaussian([0, 1], [[1, 0], [0, 2]]), [u1, u2]).expr.T
     Matrix([[u1, 2*u2 + 1]])
+    >>> limit_output(Rademacher(dim=2), [u1, u2]).expr.T
+    Matrix([[tanh(u1), tanh(u2)]])
     """
-    point, dual = _dual_point(law, u)
-    cgf = law.cgf(dual)
-    gradient = sp.Matrix([sp.diff(cgf, x) for x in dual]).subs(dict(zip(dual, point, strict=True)))
-    step = Step("cumulant generating function", sp.Eq(sp.Symbol("K"), cgf, evaluate=False))
+    point = _law(law).point(u)
+    step = Step(
+        "cumulant generating function", sp.Eq(sp.Symbol("K"), law.cgf(point), evaluate=False)
+    )
     return Formula(
         "infinite-prompt output",
-        sp.ImmutableMatrix(gradient),
+        gradient_at(law, point),
+        validity=law.domain(point),
         references=(BOURSIER.at("Lemma 2.1"), DERIVED_HERE),
         steps=(step,),
     )
 
 
-def limit_jacobian(law: Gaussian, u: Any) -> Formula:
+def limit_jacobian(law: TokenLaw, u: Any) -> Formula:
     """The Hessian of K at u, d x d: the derivative of the infinite-prompt output in its dual point.
 
+    It is the covariance of the tokens as attention weights them.
+
+    >>> from icltheory.laws.tokens import Gaussian
     >>> limit_jacobian(Gaussian([0, 1], [[1, 0], [0, 2]]), [3, 4]).expr
     Matrix([
     [1, 0],
     [0, 2]])
     """
-    point, dual = _dual_point(law, u)
-    hessian = sp.hessian(law.cgf(dual), dual).subs(dict(zip(dual, point, strict=True)))
+    point = _law(law).point(u)
     return Formula(
         "Jacobian of the infinite-prompt output",
-        sp.ImmutableMatrix(hessian),
+        hessian_at(law, point),
+        validity=law.domain(point),
         references=(BOURSIER, DERIVED_HERE),
     )
 
 
-def _dual_point(law: Gaussian, u: Any) -> tuple[list[sp.Expr], list[sp.Symbol]]:
-    dual = [sp.Dummy(f"u{i + 1}", real=True) for i in range(law.dim)]
-    u = checks.plain(u)
-    point = list(u) if isinstance(u, (Sequence, sp.MatrixBase)) else [u]
-    if len(point) != law.dim:
-        raise InvalidInput(f"u has {len(point)} entries; this law lives in dimension {law.dim}.")
-    return [checks.scalar(x, f"u[{i}]") for i, x in enumerate(point)], dual
+def limit_linearization(law: TokenLaw, u: Any) -> Formula:
+    """The linear response k1 + k2 u of infinite-prompt attention (mean and covariance of the law).
+
+    Every law has grad K(u) = k1 + k2 u + O(|u|^2), so linear attention is softmax attention at small
+    scores. Equality on an open set of u holds exactly for Gaussian laws (singular ones included):
+    grad K is analytic, and a generating function that is quadratic is that of a Gaussian. The
+    deviation is `limit_output` minus this; `numeric.nonlinearity` measures it. Source: Boursier &
+    Boyer, arXiv 2512.11784, Lemma 2.1; the converse is derived here.
+
+    >>> from icltheory.laws.tokens import Laplace
+    >>> u = sp.Symbol("u")
+    >>> limit_linearization(Laplace(dim=1, scale=3), [u]).expr
+    Matrix([[18*u]])
+    """
+    point, origin = _law(law).point(u), [sp.S.Zero] * law.dim
+    mean, cov = gradient_at(law, origin), hessian_at(law, origin)
+    return Formula(
+        "linear response of the infinite-prompt output",
+        sp.ImmutableMatrix(mean + cov * sp.Matrix(point)),
+        references=(BOURSIER.at("Lemma 2.1"), DERIVED_HERE),
+        steps=(
+            Step("mean of the law, grad K(0)", sp.Eq(sp.Symbol("k_1"), mean, evaluate=False)),
+            Step("covariance of the law", sp.Eq(sp.Symbol("k_2"), cov, evaluate=False)),
+        ),
+    )
+
+
+def gradient_at(law: TokenLaw, point: list[sp.Expr]) -> sp.ImmutableMatrix:
+    """grad K at a point of exact expressions, d x 1."""
+    dual, gradient = _gradient(law)
+    table = dict(zip(dual, point, strict=True))
+    return sp.ImmutableMatrix(law.dim, 1, [x.xreplace(table) for x in gradient])
+
+
+def hessian_at(law: TokenLaw, point: list[sp.Expr]) -> sp.ImmutableMatrix:
+    """Hess K at a point of exact expressions, d x d."""
+    dual, hessian = _hessian(law)
+    table = dict(zip(dual, point, strict=True))
+    values = {key: x.xreplace(table) for key, x in hessian.items()}
+    return sp.ImmutableMatrix(law.dim, law.dim, lambda i, j: values[min(i, j), max(i, j)])
+
+
+@lru_cache(maxsize=128)
+def _gradient(law: TokenLaw) -> tuple[list[sp.Symbol], list[sp.Expr]]:
+    dual = [sp.Dummy(f"u{i + 1}") for i in range(law.dim)]
+    cgf = law.cgf(dual)
+    gradient = [sp.diff(cgf, x) for x in dual]
+    if cgf.has(sp.cosh):  # sinh/cosh of log cosh
+        gradient = [g.replace(sp.sinh, lambda x: sp.cosh(x) * sp.tanh(x)) for g in gradient]
+    return dual, gradient
+
+
+@lru_cache(maxsize=128)
+def _hessian(law: TokenLaw) -> tuple[list[sp.Symbol], dict[tuple[int, int], sp.Expr]]:
+    dual, gradient = _gradient(law)
+    size = range(law.dim)
+    return dual, {(i, j): sp.diff(gradient[i], dual[j]) for i in size for j in size if i <= j}
+
+
+def _law(law: Any) -> TokenLaw:
+    if not isinstance(law, TokenLaw):
+        raise InvalidInput(
+            f"law has type {type(law).__name__}; pass a token law such as icl.Gaussian(mean, cov)."
+        )
+    return law
 
 
 # -- regression prompts --------------------------------------------------------------------------
@@ -111,7 +177,7 @@ def consistent_scores(task: LinearRegression) -> Square:
     return task.feature_cov.inverse().T
 
 
-@lru_cache(maxsize=512)
+@on_specifications
 def limit_risk(task: LinearRegression, attention: Attention) -> Formula:
     """Risk of an infinite prompt, tr(M E Sigma E') with E = Sigma sum_h v_h A_h' - I.
 
@@ -135,7 +201,7 @@ def limit_risk(task: LinearRegression, attention: Attention) -> Formula:
     )
 
 
-@lru_cache(maxsize=512)
+@on_specifications
 def consistency_condition(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
     """The condition on the heads under which the infinite-prompt risk vanishes.
 
@@ -147,6 +213,8 @@ def consistency_condition(task: LinearRegression, attention: SoftmaxAttention) -
     >>> consistency_condition(LinearRegression(dim=3), SoftmaxAttention(heads=2)).expr
     Eq(v_1*A_1 + v_2*A_2, I)
     """
+    if not isinstance(attention, SoftmaxAttention):
+        raise InvalidInput("linear attention has no heads; its matrix is a Sigma^{-1}.")
     dim, heads = task.dim, attention.heads
     v = sp.symbols(f"v_1:{heads + 1}", real=True)
     scores = [sp.MatrixSymbol(f"A_{h + 1}", dim, dim) for h in range(heads)]
