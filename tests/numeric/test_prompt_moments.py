@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from icltheory.errors import InvalidInput, OutOfDomain
+from icltheory.laws.weights import softmax_moment_slope
 from numeric import prompt_moments
 
 WRONG = 1.03  # every check must reject a value that is 3 % off
@@ -311,3 +312,127 @@ def test_result_is_frozen():
 def test_refusals(n, s, error, words):
     with pytest.raises(error, match=words):
         prompt_moments(n, s)
+
+
+# -- derivatives in the scale -----------------------------------------------------------------------
+
+SLOPES = ("g_slope", "g3_slope", "g22_slope")
+
+
+def slopes(n, s):
+    moments = prompt_moments(n, s)
+    return np.array([getattr(moments, name) for name in SLOPES])
+
+
+@pytest.mark.parametrize("s", ["1e-3", "0.3", "1.3", "10", "200"])
+def test_slopes_of_two_tokens_against_mpmath(s):
+    # With p q = 1/(4 cosh^2(y/2)), y ~ N(0, 2 s^2): moments and derivatives are averages of these.
+    with mp.workdps(30):
+        scale = mp.mpf(s)
+        width = mp.sqrt(2) * scale
+        ends = [0, 1, 3, 10, 40, 80] if scale > 1 else [k * width for k in (0, 1, 3, 8, 14)]
+
+        def slope(power):
+            # d/ds of the density N(y; 0, w^2), w = sqrt(2) s, is (y^2/w^2 - 1)/s times the density.
+            def integrand(y):
+                z = y / width
+                return mp.npdf(z) / width * (z * z - 1) / (4 * mp.cosh(y / 2) ** 2) ** power
+
+            return 2 * mp.quad(integrand, ends) / scale
+
+        first, second = slope(1), slope(2)
+        exact = np.array(
+            [float(x) for x in (-2 * first, -3 * first, -4 * first + 4 * second)], dtype=float
+        )
+        eta = float(2 * first - 6 * (first - 4 * second))
+    assert_agrees(slopes(2, float(s)), exact, 1e-11 * exact)
+    assert_agrees(prompt_moments(2, float(s)).eta_slope, eta, 1e-8 * abs(eta))
+
+
+@pytest.mark.parametrize(
+    ("n", "s"), [(3, 0.7), (5, 0.4999), (5, 0.5001), (30, 1.0), (1e3, 3.0), (1e6, 4.0), (1e12, 7.0)]
+)
+def test_slopes_are_differences_of_the_moments(n, s):
+    h = 2e-3 * s
+    table = prompt_moments(n, s + h * np.array([-2, -1, 1, 2]))
+    for name, slope in zip(FIELDS, slopes(n, s), strict=True):
+        values = getattr(table, name)
+        difference = (8 * (values[2] - values[1]) - (values[3] - values[0])) / (12 * h)
+        assert_agrees(slope, difference, 2e-8 * slope)
+
+
+def laplace_moments(n, s, h=0.125):
+    """g, g3, g4, g22, g32, g222 by their Laplace integrals, in double precision without tricks."""
+    x = np.arange(-13, 13 + 6 * s, h / max(s, 1))
+    weight = x[1] - x[0]
+    weight = weight * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+    u = np.arange(-math.log(n) - s * s / 2 - 40, 8 * s + 8, h)
+    score = np.minimum(u[:, None] + s * x, 30.0)
+    w = np.exp(-np.exp(score))
+    a = {k: (np.exp(k * score) * w) @ weight for k in range(7)}
+    one, two, three = (a[0] ** np.maximum(n - k, 0) for k in (1, 2, 3))
+    pairs, triples = n * (n - 1), n * (n - 1) * (n - 2)
+    table = {
+        "g": n * a[2] * one,
+        "g3": n * a[3] * one / 2,
+        "g4": n * a[4] * one / 6,
+        "g22": (n * a[4] * one + pairs * a[2] ** 2 * two) / 6,
+        "g32": (n * a[5] * one + pairs * a[3] * a[2] * two) / 24,
+        "g222": (n * a[6] * one + 3 * pairs * a[4] * a[2] * two + triples * a[2] ** 3 * three)
+        / 120,
+    }
+    return {name: h * float(values.sum()) for name, values in table.items()}
+
+
+@pytest.mark.parametrize(("n", "s"), [(3, 1.3), (17, 1.5), (400, 2.5)])
+def test_slopes_by_integration_by_parts(n, s):
+    moments = laplace_moments(n, s)
+    parts = ((2,), (3,), (2, 2))
+    for slope, indices in zip(slopes(n, s), parts, strict=True):
+        formula = softmax_moment_slope(*indices)
+        values = {x.name: moments.get(x.name, s) for x in (i.symbol for i in formula.symbols)}
+        by_parts = float(formula.expr.subs({i.symbol: values[i.name] for i in formula.symbols}))
+        assert_agrees(slope, by_parts, 1e-9 * slope)
+
+
+def test_sampled_slopes():
+    rng = np.random.default_rng(np.random.SeedSequence(11))
+    n, s, draws = 12, 1.2, 300_000
+    xi = rng.standard_normal((draws, n))
+    p = np.exp(s * xi)
+    p /= p.sum(axis=1, keepdims=True)
+    centred = xi - (p * xi).sum(axis=1, keepdims=True)
+    square, cube = (p**2 * centred).sum(axis=1), (p**3 * centred).sum(axis=1)
+    sample = np.stack([2 * square, 3 * cube, 4 * (p**2).sum(axis=1) * square], axis=1)
+    exact, error = slopes(n, s), sample.std(axis=0, ddof=1) / math.sqrt(draws)
+    assert np.all(5 * error < 0.03 * exact)  # resolution
+    assert_agrees(sample.mean(axis=0), exact, 5 * error)
+
+
+def test_slopes_at_the_ends():
+    s, n = np.array([0.1, 1.0, 4.0]), 1e100
+    w2, moments = np.exp(s**2), prompt_moments(1e100, s)
+    assert_agrees(moments.g_slope * n, 2 * s * w2, 1e-11 * w2)
+    assert_agrees(moments.g3_slope * n**2, 6 * s * w2**3, 1e-11 * w2**3)
+    assert_agrees(moments.g22_slope * n**2, 4 * s * w2**2, 1e-11 * w2**2)
+    assert np.all(slopes(1, s) == 0)  # a single token has the weight 1
+    assert np.all(slopes([1, 7, 1e50], 0.0) == 0)
+    # Small scales do not cancel: g' = 2 s (1/n - 1/n^2) at the origin.
+    assert_agrees(prompt_moments(7, 1e-8).g_slope, 2e-8 * 6 / 49, 1e-20)
+
+
+def test_slopes_are_positive_and_finite_in_the_whole_range():
+    s = np.array([1e-6, 0.1, 0.5, 2.0, 20.0, 100.0, 200.0])
+    for length in (2, 3, 4, 1e3, 1e12, 1e100):
+        table = slopes(length, s)
+        assert np.all(np.isfinite(table))
+        assert np.all(table >= 0)
+
+
+def test_slopes_broadcast_like_the_moments():
+    n, s = np.array([[2], [30]]), np.array([0.0, 0.4, 2.0])
+    table = prompt_moments(n, s)
+    assert table.g_slope.shape == table.eta_slope.shape == (2, 3)
+    # Not bitwise: the lattice depends on the longest prompt of the call.
+    assert table.g22_slope[1, 2] == pytest.approx(prompt_moments(30, 2.0).g22_slope, rel=1e-13)
+    assert np.ndim(prompt_moments(4, 0.5).g_slope) == 0
