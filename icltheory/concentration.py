@@ -180,10 +180,11 @@ def _ingredients(law: TokenLaw, u: Any) -> tuple[sp.Expr, sp.Expr, sp.Basic]:
 
 def _lower_tail_rate(rho: sp.Expr, cut: sp.Expr) -> sp.Expr:
     """Rate r of P(D < cut) <= exp(-n r): Chernoff with E exp(-l w) <= exp(-l + l^2 rho / 2)."""
-    ell = sp.Dummy("ell", positive=True)
-    exponent = ell - ell**2 * rho / 2 - ell * cut
+    # A symbol stands for rho, whose powers of exponentials would be taken for a polynomial.
+    ell, moment = sp.symbols("ell moment", positive=True, cls=sp.Dummy)
+    exponent = ell - ell**2 * moment / 2 - ell * cut
     best = sp.solve(sp.diff(exponent, ell), ell)[0]
-    return sp.factor(exponent.subs(ell, best))
+    return sp.factor(exponent.subs(ell, best)).xreplace({moment: rho})
 
 
 def _threshold(value: Any) -> sp.Expr:

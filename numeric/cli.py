@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"icltheory: error: {' '.join(str(error).split())}", file=sys.stderr)
         return BAD_INPUT
     except MemoryError:
-        print("icltheory: error: this needs more memory than there is; ask for less.", file=sys.stderr)
+        print(
+            "icltheory: error: this needs more memory than there is; ask for less.", file=sys.stderr
+        )
         return BAD_INPUT
     except KeyboardInterrupt:
         return INTERRUPTED

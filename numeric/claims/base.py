@@ -8,14 +8,15 @@ when its claim is finished, and read back when an interrupted run goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula, Reference
-from numeric.compare import DEVIATES, Comparison
-from numeric.plot import Figure
+from numeric.compare import DEVIATES, Comparison, Row, compare
+from numeric.montecarlo import Estimate
+from numeric.plot import Figure, Series
 
 Progress = Callable[[str, float], None]
 
@@ -126,6 +127,30 @@ class Claim:
     source: Reference
     formulas: Callable[[], tuple[Formula, ...]]
     experiment: Callable[[Effort, Progress], tuple[tuple[Part, ...], Figure]]
+
+
+def estimate_row(
+    setting: dict[str, Any],
+    prediction: float,
+    estimate: Estimate,
+    allowance: float = 0.0,
+    **options: Any,
+) -> Row:
+    """A sampled estimate against its prediction; options as in `compare`."""
+    error = estimate.standard_error
+    return compare(setting, prediction, estimate.value, error, allowance, **options)
+
+
+def points(label: str, rows: Iterable[Row], x: str, color: int) -> Series:
+    """Measured estimates of rows as points with one standard error."""
+    rows = list(rows)
+    return Series(
+        label,
+        tuple(float(row.setting[x]) for row in rows),
+        tuple(row.estimate for row in rows),
+        tuple(float(row.standard_error or 0.0) for row in rows),
+        color,
+    )
 
 
 # id -> claim, in the order of definition; filled by the modules of this package.

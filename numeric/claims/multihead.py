@@ -20,7 +20,7 @@ import icltheory as icl
 from icltheory.attention import Attention
 from icltheory.formula import CUI, Formula
 from icltheory.symbols import d, noise_var, t
-from numeric.claims.base import Claim, Effort, Part, Progress, register
+from numeric.claims.base import Claim, Effort, Part, Progress, estimate_row, points, register
 from numeric.compare import Comparison, Row, compare
 from numeric.montecarlo import Estimate, monte_carlo_constant, monte_carlo_risk
 from numeric.plot import Figure, Series
@@ -127,7 +127,7 @@ def query_rows(task: icl.LinearRegression, effort: Effort, label: dict[str, Any]
             prompts=20 * effort.prompts,
             seed=1,
         )
-        yield _row(
+        yield estimate_row(
             {**label, "quantity": f"{name}, t = {at:.5f}, constant over sampled queries"},
             loss_constant(task, attention, at),
             estimate,
@@ -178,7 +178,7 @@ def layer_rows(
                 "layer": layer,
                 "sampler": options["sampler"],
             }
-            yield _row(setting, float(exact), estimate)
+            yield estimate_row(setting, float(exact), estimate)
 
 
 def trained(
@@ -223,7 +223,7 @@ def trained_row(
         setting["predicted"] = f"sum v k = {value:.3f}, sum v = 0"
     else:
         setting["predicted"] = f"k = {k:.3f}, {'' if heads == 1 else 'sum '}v = {value:.3f}"
-    return _row(setting, float(best.risk), risk, allowance=TRAINED)
+    return estimate_row(setting, float(best.risk), risk, allowance=TRAINED)
 
 
 # -- figures -------------------------------------------------------------------------------------
@@ -243,18 +243,6 @@ def risk_lines(
             color=COLOURS[name],
         )
         for name in names
-    )
-
-
-def points(label: str, rows: Iterable[Row], x: str, color: int) -> Series:
-    """Measured estimates of rows as points with one standard error."""
-    rows = list(rows)
-    return Series(
-        label,
-        tuple(float(row.setting[x]) for row in rows),
-        tuple(row.estimate for row in rows),
-        tuple(float(row.standard_error or 0.0) for row in rows),
-        color,
     )
 
 
@@ -451,12 +439,6 @@ def _parts(exact: list[Row], layer: list[Row], models: list[Row]) -> tuple[Part,
         # A trained model is allowed 5 % of optimisation error: its control is a 20 % change.
         Part("trained models", Comparison.from_rows(models), 1.2),
     )
-
-
-def _row(
-    setting: dict[str, Any], prediction: float, estimate: Estimate, allowance: float = 0.0
-) -> Row:
-    return compare(setting, prediction, estimate.value, estimate.standard_error, allowance)
 
 
 def _ratio(a: Any, b: Any) -> float:

@@ -110,7 +110,8 @@ class Run:
 
 def load_claims() -> dict[str, Claim]:
     """All claims of the toolkit by id, in their order."""
-    import numeric.claims.multihead  # noqa: F401  (fills the registry)
+    # Importing fills the registry.
+    from numeric.claims import largeprompt, largeprompt_training, multihead  # noqa: F401
 
     return dict(CLAIMS)
 
@@ -329,9 +330,7 @@ def stored(
     """The finished claims of this effort in a folder of results, by id; others are left out."""
     folder = _result_folder(out)
     found = {claim.id: _read(folder, claim, effort, lambda event: None) for claim in claims}
-    return {
-        name: Outcome(name, result, reused=True) for name, result in found.items() if result
-    }
+    return {name: Outcome(name, result, reused=True) for name, result in found.items() if result}
 
 
 def _read(

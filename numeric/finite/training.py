@@ -291,7 +291,11 @@ def shared_settings(
         raise InvalidInput(f"optimizer = {optimizer!r} is not one of {', '.join(OPTIMIZERS)}.")
     if schedule not in _SCHEDULES:
         raise InvalidInput(f"schedule = {schedule!r} is not one of {', '.join(_SCHEDULES)}.")
-    rate = float(finite(OPTIMIZERS[optimizer][1] if learning_rate is None else learning_rate, "learning_rate"))
+    rate = float(
+        finite(
+            OPTIMIZERS[optimizer][1] if learning_rate is None else learning_rate, "learning_rate"
+        )
+    )
     if rate <= 0:
         raise InvalidInput(f"learning_rate = {rate:g} must be positive and finite.")
     every = None if record_every is None else int(positive_integers(record_every, "record_every"))

@@ -163,9 +163,7 @@ def test_explicit_matrices_equal_the_scalar_closed_form(dim, noise):
         closed = float(icl.loss_constant(task, ONE).subs(t=k * k))
         assert abs(one - closed) < 1e-12 * closed
         assert abs(one - 1.03 * closed) > 1e-12 * closed
-        pair = float(
-            icl.head_constant(task, [k * inverse] * 3 + [-k * inverse] * 3, [*up, *down])
-        )
+        pair = float(icl.head_constant(task, [k * inverse] * 3 + [-k * inverse] * 3, [*up, *down]))
         closed = float(icl.loss_constant(task, TWO).subs(t=k * k))
         assert abs(pair - closed) < 1e-12 * closed
 
