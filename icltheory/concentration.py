@@ -22,9 +22,8 @@ from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.gaussian_output import value_gram, value_rows
 from icltheory.laws.tokens import TokenLaw
 from icltheory.limit import limit_jacobian, limit_output
-from icltheory.symbols import n
+from icltheory.symbols import delta, n
 
-delta = sp.Symbol("delta", positive=True)  # probability of failure
 _HALF = sp.Rational(1, 2)
 
 

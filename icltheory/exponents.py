@@ -17,16 +17,13 @@ import sympy as sp
 from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.gaussian_output import response_coefficients
 from icltheory.laws.weights import moment_symbol
-from icltheory.symbols import n
+from icltheory.symbols import beta, n, tau
 
-beta = sp.Symbol("beta", positive=True)  # score scale in units of sqrt(2 log n)
-tau = sp.Symbol("tau", positive=True)  # standard deviation of the score scale over queries
 _SOURCES = (DERIVED_HERE, BOURSIER.at("Proposition 3.1, for the power of n"))
 
 _x = sp.Dummy("x", positive=True)
 _b = sp.Dummy("beta", positive=True)
 _y = sp.Dummy("y", positive=True)  # sqrt(1 + 4/tau^2), which makes everything rational
-_COUNT, _WEIGHT = 1 - _x**2, 2 * _b * _x
 
 
 @lru_cache(maxsize=1)
@@ -136,16 +133,16 @@ def slow_decay_law() -> Formula:
 def _phases() -> tuple[list[tuple[sp.Expr, sp.Expr]], tuple[Step, ...]]:
     """(exponent as a function of _b, largest beta) of each phase; the last one ends at infinity."""
     bulk = _bulk_total()
-    frozen = (_COUNT + _WEIGHT).subs(_x, 1)  # a typical prompt has no token above level 1
+    frozen = (_count() + _weight()).subs(_x, 1)  # a typical prompt has no token above level 1
     (freezing,) = sp.solve(sp.Eq(bulk, frozen), _b)
     # A sum of squared weights at level x: count, times the squared share of the normaliser if < 1.
-    growing = _COUNT + 2 * (_WEIGHT - bulk)
+    growing = _count() + 2 * (_weight() - bulk)
     (top,) = sp.solve(sp.diff(growing, _x), _x)
     (crossing,) = sp.solve(sp.Eq(top, _kink(bulk)), _b)
     pieces = [
         (sp.expand(growing.subs(_x, top)), crossing),
-        (sp.factor(_COUNT.subs(_x, _kink(bulk))), freezing),
-        (_COUNT.subs(_x, _kink(frozen)), sp.oo),
+        (sp.factor(_count().subs(_x, _kink(bulk))), freezing),
+        (_count().subs(_x, _kink(frozen)), sp.oo),
     ]
     names = {_x: sp.Symbol("x"), _b: beta}
     steps = (
@@ -156,12 +153,22 @@ def _phases() -> tuple[list[tuple[sp.Expr, sp.Expr]], tuple[Step, ...]]:
     return pieces, steps
 
 
+def _count() -> sp.Expr:
+    """Exponent of the number of tokens at level x."""
+    return 1 - _x**2
+
+
+def _weight() -> sp.Expr:
+    """Exponent of the weight of a token at level x."""
+    return 2 * _b * _x
+
+
 def _bulk_total() -> sp.Expr:
     """Exponent of the sum of the weights: the best level of a typical prompt."""
-    (level,) = sp.solve(sp.diff(_COUNT + _WEIGHT, _x), _x)
-    return sp.expand((_COUNT + _WEIGHT).subs(_x, level))
+    (level,) = sp.solve(sp.diff(_count() + _weight(), _x), _x)
+    return sp.expand((_count() + _weight()).subs(_x, level))
 
 
 def _kink(total: sp.Expr) -> sp.Expr:
     """The level at which one token has a share of order one of the normaliser."""
-    return sp.solve(sp.Eq(_WEIGHT, total), _x)[0]
+    return sp.solve(sp.Eq(_weight(), total), _x)[0]

@@ -107,7 +107,7 @@ class Flow:
         rows = [rf"\dot{{{name}}} &= {formula.latex()}" for name, formula in self.velocity]
         rows += [rf"\text{{conserved: }} & {formula.latex()}" for formula in self.conserved]
         title = r"\dot\theta = -\tfrac12 \nabla \mathrm{risk}:"
-        body = r" \\ ".join(rows)
+        body = r" \\ ".join(rows).replace("+ -", "-")  # a sum of matrices keeps both signs
         return rf"$\displaystyle {title}\quad \begin{{aligned}} {body} \end{{aligned}}$"
 
 

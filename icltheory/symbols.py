@@ -18,6 +18,11 @@ v = sp.Symbol("v", real=True)
 lam = sp.Symbol("lam", nonnegative=True)
 b = sp.Symbol("b", real=True)
 score_scale = sp.Symbol("score_scale", real=True)
+s = sp.Symbol("s", nonnegative=True)
+beta = sp.Symbol("beta", positive=True)
+tau = sp.Symbol("tau", positive=True)
+delta = sp.Symbol("delta", positive=True)
+time = sp.Symbol("time", nonnegative=True)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,11 @@ TABLE: dict[sp.Symbol, SymbolInfo] = {
         SymbolInfo(lam, "eigenvalue of the Gram matrix", ">= 0", r"\lambda"),
         SymbolInfo(b, "label entry of the read-out row of the value matrix", "real", "b"),
         SymbolInfo(score_scale, "factor of the scores, score = c z_i'K'Qz", "real", "c"),
+        SymbolInfo(s, "standard deviation of the scores of a prompt", ">= 0", "s"),
+        SymbolInfo(beta, "standard deviation of the scores over sqrt(2 log n)", "> 0", r"\beta"),
+        SymbolInfo(tau, "standard deviation of the score scale over queries", "> 0", r"\tau"),
+        SymbolInfo(delta, "probability of failure", "> 0", r"\delta"),
+        SymbolInfo(time, "time of the flow, step size times steps on half the risk", ">= 0", "t"),
     )
 }
 

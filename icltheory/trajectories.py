@@ -21,9 +21,9 @@ from icltheory.flow import checked_attention, commuting_flow, query_matrix
 from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.matrices import Square
 from icltheory.symbols import b as B
+from icltheory.symbols import time
 from icltheory.task import LinearRegression
 
-time = sp.Symbol("time", nonnegative=True)
 a0, b0 = sp.symbols("a0 b0", real=True)
 kappa, kappa0 = sp.symbols("kappa kappa0", positive=True)
 

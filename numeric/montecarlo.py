@@ -285,7 +285,7 @@ def stream(
     root = seed_sequence(seed)
     batches = range(-(-total // size))
     if progress:
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         batches = tqdm(batches, unit="batch")
     accumulator = Streaming()

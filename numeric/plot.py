@@ -98,6 +98,10 @@ class Figure:
         }
         return Figure(**{**data, **series})
 
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """What a notebook shows."""
+        return _render(self, "png", transparent=False), {"width": round(96 * _SIZE[0])}
+
 
 def draw(figure: Figure, ax: Any = None) -> Any:
     """Draw theory as lines and measurements as points with error bars; returns the axes.

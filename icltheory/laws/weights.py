@@ -24,9 +24,7 @@ from sympy.utilities.iterables import multiset_partitions
 
 from icltheory.errors import InvalidInput
 from icltheory.formula import DERIVED_HERE, Formula, Step
-from icltheory.symbols import n
-
-s = sp.Symbol("s", nonnegative=True)  # standard deviation of the scores
+from icltheory.symbols import n, s
 
 
 def power_sum(k: int) -> sp.Expr:

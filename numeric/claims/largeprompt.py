@@ -146,9 +146,9 @@ def _limit(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
     lines, measured = [], []
     for color, name in enumerate(SHOWN):
         law = LAWS[name]
-        reach = grid[grid < 1.98] if name == "Laplace" else grid
+        reach = grid[grid < 1.75] if name == "Laplace" else grid
         values = numeric.limit_output(law, reach[:, None] * DIRECTION) @ DIRECTION
-        lines.append(Series(f"{name}, limit", tuple(reach), tuple(values), color=color))
+        lines.append(Series(name, tuple(reach), tuple(values), color=color))
         at = np.array([0.4, 0.8, 1.2]) if name == "Laplace" else np.array([0.75, 1.5, 2.25])
         samples = [
             numeric.simulate_output(law, x * DIRECTION, 1000, prompts=500, seed=90 + color)
@@ -156,7 +156,7 @@ def _limit(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
         ]
         measured.append(
             Series(
-                f"{name}, n = 1000",
+                "" if color else "simulated, n = 1000",
                 tuple(at),
                 tuple(float(s.mean @ DIRECTION) for s in samples),
                 tuple(float(np.hypot.reduce(s.mean_error * DIRECTION)) for s in samples),

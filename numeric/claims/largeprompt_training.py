@@ -35,7 +35,7 @@ COVARIANCE = sp.Matrix(DIM, DIM, lambda i, j: sp.Rational(1, 2) ** abs(i - j))
 CORRELATED = icl.LinearRegression(dim=DIM, noise_var=NOISE, feature_cov=COVARIANCE)
 ALPHA = 0.3  # size of the start
 RATE = 0.1  # learning rate on the squared error: a step is a time 0.2 of the flow
-STEPS, RECORDS = 120, 8
+STEPS, EVERY = 120, 15  # updates, and updates between two comparisons
 LENGTHS = (30, 100, 300, 1000)
 SOFTMAX = icl.SoftmaxAttention(heads=1)
 
@@ -45,26 +45,31 @@ SOFTMAX = icl.SoftmaxAttention(heads=1)
 
 @dataclass(frozen=True)
 class Path:
-    """Blocks along gradient descent: A (records, d, d), b (records,), after `steps` updates."""
+    """Blocks along gradient descent, start and every update: A (updates, d, d), b (updates,)."""
 
-    steps: np.ndarray
     A: np.ndarray
     b: np.ndarray
+
+    @property
+    def times(self) -> np.ndarray:
+        """Time of the flow at every update."""
+        return 2 * RATE * np.arange(len(self.b))
+
+    def blocks(self, every: int = 1) -> dict[str, np.ndarray]:
+        """The blocks at every so many updates."""
+        return {"A": self.A[::every], "b": self.b[::every]}
 
 
 def descent(
     gradient: Callable[[np.ndarray, float], tuple[np.ndarray, float]], A: np.ndarray, b: float
 ) -> Path:
     """Gradient descent with the steps of the trainings, on an exact risk."""
-    every = STEPS // RECORDS
-    recorded = [(A, b)]
-    for step in range(1, STEPS + 1):
+    path = [(A, b)]
+    for _ in range(STEPS):
         slope_a, slope_b = gradient(A, b)
         A, b = A - RATE * slope_a, b - RATE * slope_b
-        if step % every == 0:
-            recorded.append((A, b))
-    steps = every * np.arange(len(recorded))
-    return Path(steps, np.stack([x[0] for x in recorded]), np.array([x[1] for x in recorded]))
+        path.append((A, b))
+    return Path(np.stack([x[0] for x in path]), np.array([x[1] for x in path]))
 
 
 def softmax_gradient(task: icl.LinearRegression, n: int) -> Callable[..., Any]:
@@ -96,6 +101,11 @@ def infinite_path(task: icl.LinearRegression, A: np.ndarray, b: float) -> Path:
         return found["A"], float(found["b"])
 
     return descent(slope, A, b)
+
+
+def optimal_constant(task: icl.LinearRegression) -> float:
+    """F(b*), the limit of n times the smallest risk of a softmax head."""
+    return float(icl.optimal_valley_constant(task))
 
 
 # -- training ------------------------------------------------------------------------------------
@@ -137,7 +147,7 @@ def train(
             optimizer="sgd",
             learning_rate=RATE,
             schedule="constant",
-            record_every=STEPS // RECORDS,
+            record_every=EVERY,
             progress=False,
         )
         for name, read in reads.items():
@@ -186,7 +196,7 @@ def trajectory_rows(
             if abs(values[i]) < smallest:
                 continue
             yield compare(
-                {**setting, "step": i * (STEPS // RECORDS), "quantity": name},
+                {**setting, "step": i * EVERY, "quantity": name},
                 values[i],
                 measured[name].value[i],
                 measured[name].error[i],
@@ -196,7 +206,7 @@ def trajectory_rows(
 
 def predicted_values(task: icl.LinearRegression, n: int, path: Path) -> dict[str, np.ndarray]:
     """tr A/d, b and the risk along a path."""
-    blocks = {"A": path.A, "b": path.b}
+    blocks = path.blocks(EVERY)
     return {
         "tr A / d": scale_of(blocks),
         "b": value_of(blocks),
@@ -227,17 +237,17 @@ def _trajectories(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...],
         risk = {"risk": predicted.pop("risk")}
         rows += trajectory_rows({"n": n}, predicted, measured, 0.2)
         risks += trajectory_rows({"n": n}, risk, measured, 0.75)
-        times = 2 * RATE * path.steps
+        times = path.times[::EVERY]
         flow = numeric.finite_prompt_flow(
             TASK,
             n,
             initial={"A": path.A[0], "b": path.b[0]},
-            times=np.linspace(0, times[-1], 121),
+            times=path.times,
         )
-        lines.append(Series(f"n = {n}, flow", tuple(flow.times), tuple(flow["risk"]), color=i))
+        lines.append(Series(f"n = {n}", tuple(flow.times), tuple(flow["risk"]), color=i))
         marks.append(
             Series(
-                f"n = {n}, trained",
+                "" if i else "trained",
                 tuple(times),
                 tuple(measured["risk"].value),
                 tuple(measured["risk"].error),
@@ -305,7 +315,7 @@ def generic_rows(effort: Effort) -> Iterable[Row]:
         optimizer="sgd",
         learning_rate=RATE,
         schedule="constant",
-        record_every=STEPS // RECORDS,
+        record_every=EVERY,
         average_prompts=True,
         progress=False,
     )
@@ -357,7 +367,7 @@ def _stability(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fi
         finite_path = descent(softmax_gradient(TASK, n), *start_blocks(**balanced))
         infinite = infinite_path(TASK, *start_blocks(**balanced))
         measured = train(TASK, n, effort, {"a": scale_of}, prompts_seed=20 + i, **balanced)
-        at_n, at_infinity = (scale_of(vars(path))[-1] for path in (finite_path, infinite))
+        at_n, at_infinity = (scale_of(path.blocks())[-1] for path in (finite_path, infinite))
         rows.append(
             compare(
                 {"n": n, "quantity": f"tr A / d less its infinite-prompt value, step {STEPS}"},
@@ -431,12 +441,12 @@ def _bayes(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
 
     progress("exact optima", 0.0)
     exact = []
-    constant = icl.optimal_valley_constant(TASK)
+    constant = optimal_constant(TASK)
     near, far = (n * numeric.optimal_block_risk(TASK, n).risk for n in (10**6, 10**7))
     exact.append(
         compare(
             {"quantity": "n * smallest risk at n = 1e7"},
-            float(constant),
+            constant,
             float(far),
             abs(float(far - near)),
         )
@@ -446,10 +456,10 @@ def _bayes(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
         exact.append(
             compare(
                 {"quantity": f"prompt length for risk {eps:g}, times the risk"},
-                float(constant),
+                constant,
                 found.prompt_length * found.risk,
                 # The next order in 1/n.
-                40 * float(constant) / found.prompt_length * float(constant),
+                40 * constant / found.prompt_length * constant,
             )
         )
     progress("starts beyond the published range", 0.2)
@@ -478,12 +488,12 @@ def _bayes(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
         for merged in (True, False):
             model = finite.TokenAttention(2, scale=ALPHA, merged=merged, seed=6)
             rows.append(optimum_row(model, small, n, effort))
-        for seed in (0, 3):
+        for seed in (1, 3):
             model = finite.TokenAttention(2, start="small", scale=0.2, seed=seed)
             others.append(optimum_row(model, small, n, effort))
     grid = np.unique(np.round(np.geomspace(5, 3000, 30))).astype(int)
     optimum = [float(numeric.exact_risk(small, SOFTMAX, int(n))) for n in grid]
-    limit = float(icl.optimal_valley_constant(small))
+    limit = optimal_constant(small)
     figure = Figure(
         "Training reaches the best risk of its prompt length",
         "prompt length n",
@@ -523,18 +533,16 @@ def _transfer(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fig
     for color, (kind, gradient) in enumerate(gradients.items()):
         progress(f"training {kind} attention", 0.5 * color)
         path = descent(gradient(TASK, n), *start_blocks(**start))
-        blocks = vars(path)
         # The same weights and, by the same seeds, the same prompts for both layers.
         reads = {"tr A / d": scale_of, "b": value_of, "a b": _product}
         measured = train(TASK, n, effort, reads, prompts_seed=30, kind=kind, **start)
-        predicted = {name: read(blocks) for name, read in reads.items()}
+        predicted = {name: read(path.blocks(EVERY)) for name, read in reads.items()}
         rows += trajectory_rows({"attention": kind, "n": n}, predicted, measured, 0.2)
-        times = 2 * RATE * path.steps
-        lines.append(Series(f"{kind}, n = {n}", tuple(times), tuple(predicted["a b"]), color=color))
+        lines.append(Series(kind, tuple(path.times), tuple(_product(path.blocks())), color=color))
         marks.append(
             Series(
                 f"{kind}, trained",
-                tuple(times),
+                tuple(path.times[::EVERY]),
                 tuple(measured["a b"].value),
                 tuple(measured["a b"].error),
                 color,
@@ -544,8 +552,8 @@ def _transfer(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fig
     lines.append(
         Series(
             "both, infinite prompt",
-            tuple(2 * RATE * infinite.steps),
-            tuple(_product(vars(infinite))),
+            tuple(infinite.times),
+            tuple(_product(infinite.blocks())),
             color=6,
         )
     )
@@ -553,7 +561,7 @@ def _transfer(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fig
     ratios = [
         numeric.optimal_block_risk(TASK, n).risk / _linear_optimum(TASK, n) for n in (10**6, 10**7)
     ]
-    constant = float(icl.optimal_valley_constant(TASK)) / float(
+    constant = optimal_constant(TASK) / float(
         icl.optimal_loss_constant(TASK, icl.LinearAttention())
     )
     price = compare(

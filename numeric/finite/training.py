@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from icltheory.errors import CheckpointError, InvalidInput, TrainingDiverged
 from icltheory.task import LinearRegression
