@@ -1,5 +1,6 @@
 """icltheory: exact theory of in-context linear regression by attention (SymPy only)."""
 
+from icltheory import symbols as symbols
 from icltheory.attention import LinearAttention as LinearAttention
 from icltheory.attention import SoftmaxAttention as SoftmaxAttention
 from icltheory.commuting import CommutingFlow as CommutingFlow

@@ -42,6 +42,7 @@ NOT_RUN = "not run"
 # One thread a worker: the claims already share the cores between them.
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _POLL = 0.2  # seconds between two looks at the workers
+_PATIENCE = 5.0  # seconds a stopped worker has to end by itself
 
 
 @dataclass(frozen=True)
@@ -232,8 +233,13 @@ def _run_in_workers(
     except BaseException:
         # The pool would wait for its running claims; they may need minutes.
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - others:
+        workers = set(multiprocessing.active_children()) - others
+        for process in workers:
             process.terminate()
+        for process in workers:
+            process.join(_PATIENCE)
+            if process.is_alive():
+                process.kill()
         raise
     finally:
         pool.shutdown()

@@ -54,6 +54,14 @@ class TokenAttention(nn.Module):
     (0.15, 0.3)
     """
 
+    A: nn.Parameter
+    u: nn.Parameter
+    v: nn.Parameter
+    b: nn.Parameter
+    K: nn.Parameter
+    Q: nn.Parameter
+    key_label: nn.Parameter
+
     def __init__(
         self,
         dim: int,

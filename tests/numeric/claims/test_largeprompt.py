@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import icltheory as icl
+from numeric.claims import descent as descents
 from numeric.claims import largeprompt, runner
 from numeric.claims import largeprompt_training as training
 from numeric.claims.base import CLAIMS, ClaimResult, Effort
@@ -23,14 +24,14 @@ IDS = [name for name, claim in runner.load_claims().items() if claim.paper == "l
 def exact_training(task, n, effort, reads, prompts_seed, larger=1, **start):
     """What `training.train` measures, from the exact descent: 1 % of noise."""
     kind = start.pop("kind", "softmax")
-    gradient = training.softmax_gradient if kind == "softmax" else training.linear_gradient
-    path = training.descent(gradient(task, n), *training.start_blocks(**start))
+    gradient = descents.softmax_gradient if kind == "softmax" else descents.linear_gradient
+    path = descents.descent(gradient(task, n), *descents.start_blocks(**start))
     rng = np.random.default_rng(prompts_seed)
     found = {}
     for name, read in reads.items():
-        values = read(path.blocks(training.EVERY))
+        values = read(path.blocks(descents.EVERY))
         error = 0.01 * np.abs(values) + 1e-6
-        found[name] = training.Measured(values + error * rng.standard_normal(values.shape), error)
+        found[name] = descents.Measured(values + error * rng.standard_normal(values.shape), error)
     return found
 
 
@@ -85,12 +86,12 @@ def test_a_wrong_trajectory_fails(monkeypatch):
     """The infinite-prompt gradient in place of the one at finite n."""
     task, n = training.TASK, 100
     start = {"start": "balanced", "scale": training.ALPHA}
-    measured = exact_training(task, n, TINY, {"b": training.value_of}, 1, **start)
-    wrong = training.infinite_path(task, *training.start_blocks(**start))
-    right = training.descent(training.softmax_gradient(task, n), *training.start_blocks(**start))
+    measured = exact_training(task, n, TINY, {"b": descents.value_of}, 1, **start)
+    wrong = descents.infinite_path(task, *descents.start_blocks(**start))
+    right = descents.descent(descents.softmax_gradient(task, n), *descents.start_blocks(**start))
     for path, expected in ((right, False), (wrong, True)):
-        predicted = {"b": path.blocks(training.EVERY)["b"]}
-        rows = training.trajectory_rows({}, predicted, measured, 0.2)
+        predicted = {"b": path.blocks(descents.EVERY)["b"]}
+        rows = descents.trajectory_rows({}, predicted, measured, 0.2)
         assert any(row.verdict == DEVIATES for row in rows) is expected
 
 
@@ -100,7 +101,7 @@ def test_extrapolation_to_infinite_batches_removes_a_shift_in_one_over_batch(mon
     class Run:
         def __init__(self, batch, seed):
             rng = np.random.default_rng(seed)
-            steps = training.STEPS // training.EVERY + 1
+            steps = descents.STEPS // descents.EVERY + 1
             noise = 0.001 * rng.standard_normal(steps)
             self.trajectory = {"b": 1.0 + 3.0 / batch + noise}
 
@@ -108,8 +109,8 @@ def test_extrapolation_to_infinite_batches_removes_a_shift_in_one_over_batch(mon
         return [Run(batch_size, seed) for seed in seeds]
 
     monkeypatch.setattr(finite, "train_many", train_many)
-    found = training.train(
-        training.TASK, 100, TINY, {"b": training.value_of}, 1, start="balanced", scale=0.3
+    found = descents.train(
+        training.TASK, 100, TINY, {"b": descents.value_of}, 1, start="balanced", scale=0.3
     )["b"]
     assert np.all(np.abs(found.value - 1) < 5 * found.error)
     assert np.all(found.error < 0.002)
