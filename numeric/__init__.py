@@ -16,6 +16,7 @@ from numeric.concentration import simulated_error as simulated_error
 from numeric.drift import finite_prompt_flow as finite_prompt_flow
 from numeric.drift import valley_drift as valley_drift
 from numeric.exponents import local_exponent as local_exponent
+from numeric.feature_risk import feature_expansion as feature_expansion
 from numeric.finite_prompt import block_risk as block_risk
 from numeric.finite_prompt import block_risk_gradient as block_risk_gradient
 from numeric.flow import FlowSolution as FlowSolution

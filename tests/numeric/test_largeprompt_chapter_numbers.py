@@ -487,18 +487,24 @@ def test_noise_of_the_gradients_pulls_the_balance_to_zero():
 
 
 def order_of_features(features, points, a, b, coefs, noise):
-    """R_inf and the coefficient of 1/n for one head on any features; the query runs over `points`.
+    """R_inf and the coefficient of 1/n for one head on any features; the query runs over `points`."""
+    found = numeric.feature_expansion(features, points, a, b, coefs, noise)
+    return found.limit.mean(), found.first_order.mean()
 
-    E over w ~ N(0, S): the covariance of T_n reads S, label noise the second moment of the weights,
-    and the bias meets the error of the limit.
-    """
-    dual = points @ a.T
-    error = b * numeric.limit_output(features, dual) - points
-    limit = np.einsum("qi,ij,qj->q", error, coefs, error)
-    variance = np.einsum("qij,ij->q", numeric.leading_covariance(features, dual), coefs)
-    term = b**2 * (variance + noise * numeric.weight_moment(features, dual))
-    term += 2 * b * np.einsum("qi,ij,qj->q", error, coefs, numeric.leading_bias(features, dual))
-    return limit.mean(), term.mean()
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"queries": [[1.0]]}, "queries has shape"),
+        ({"coef_cov": [1.0, 2.0]}, "coef_cov has shape"),
+        ({"noise_var": -1}, "negative"),
+        ({"A": [[1, 2]]}, "A"),
+    ],
+)
+def test_feature_expansion_refuses(change, message):
+    given = {"queries": [[1.0, 1.0]], "A": 0.1, "b": 2.0, **change}
+    with pytest.raises(icl.InvalidInput, match=message):
+        numeric.feature_expansion(icl.Rademacher(2), **given)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
