@@ -13,11 +13,10 @@ from __future__ import annotations
 from typing import Any
 
 import sympy as sp
-from sympy.utilities.iterables import multiset_partitions
 
 from icltheory import checks
 from icltheory.errors import InvalidInput
-from icltheory.expansion import fourth_moment, leading_covariance, weight_moment
+from icltheory.expansion import TiltedMoments, fourth_moment, leading_covariance, weight_moment
 from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.gaussian_output import value_gram, value_rows
 from icltheory.laws.tokens import TokenLaw
@@ -43,7 +42,7 @@ def concentration_bound(law: TokenLaw, u: Any, threshold: Any = _HALF) -> Formul
     rho, size, finite = _ingredients(law, u)
     fourth, cut = fourth_moment(law, u).expr, _threshold(threshold)
     rate = _lower_tail_rate(rho, cut)
-    expr = size / (cut**2 * n) + sp.sqrt(n * fourth) * sp.exp(-rate * n / 2)
+    expr = bound_expression(rho, size, fourth, cut)
     steps = (
         Step("second moment of the weights", sp.Eq(sp.Symbol("rho"), rho)),
         Step("n E|N|^2", sp.Eq(sp.Symbol("E_N2"), size)),
@@ -127,7 +126,7 @@ def leading_gradient_error(
         raise InvalidInput(f"query has {len(z)} entries; this law lives in dimension {law.dim}.")
     rows = law.dim if value is None else len(value_rows(law, value))
     gram, hessian = value_gram(law, value), limit_jacobian(law, u).expr
-    tilted = _Moments(law, [2 * x for x in point], list(limit_output(law, u).expr))
+    tilted = TiltedMoments(law, [2 * x for x in point], list(limit_output(law, u).expr))
     indices = range(law.dim)
     left = gram * hessian
     quartic = sum(
@@ -146,35 +145,16 @@ def leading_gradient_error(
 # -- ingredients ---------------------------------------------------------------------------------
 
 
-class _Moments:
-    """E prod_i (X - centre)_i under the law tilted by exp(point.x), from the cumulants there."""
-
-    def __init__(self, law: TokenLaw, point: list[Any], centre: list[Any]) -> None:
-        self._dual = [sp.Dummy(f"u{i + 1}", real=True) for i in range(law.dim)]
-        self._cgf = law.cgf(self._dual)
-        self._at = dict(zip(self._dual, point, strict=True))
-        self._centre, self._known = centre, {}
-
-    def __call__(self, indices: tuple[int, ...]) -> sp.Expr:
-        places = list(range(len(indices)))
-        return sp.Add(
-            *(
-                sp.Mul(*(self._cumulant(tuple(sorted(indices[i] for i in b))) for b in blocks))
-                for blocks in multiset_partitions(places)
-            )
-        )
-
-    def _cumulant(self, indices: tuple[int, ...]) -> sp.Expr:
-        if indices not in self._known:
-            value = sp.diff(self._cgf, *(self._dual[i] for i in indices)).subs(self._at)
-            self._known[indices] = value - (self._centre[indices[0]] if len(indices) == 1 else 0)
-        return self._known[indices]
+def bound_expression(rho: sp.Expr, size: sp.Expr, fourth: sp.Expr, cut: sp.Expr) -> sp.Expr:
+    """The bound in its ingredients: E w^2, n E|N|^2, the fourth moment, and the threshold."""
+    rate = _lower_tail_rate(rho, cut)
+    return size / (cut**2 * n) + sp.sqrt(n * fourth) * sp.exp(-rate * n / 2)
 
 
 def _ingredients(law: TokenLaw, u: Any) -> tuple[sp.Expr, sp.Expr, sp.Basic]:
     """rho = E w^2, E w^2 |X - grad K|^2 and where they are finite, w = exp(u.X - K(u))."""
     rho, covariance = weight_moment(law, u), leading_covariance(law, u)
-    return rho.expr, sp.expand(covariance.expr.trace()), covariance.validity
+    return rho.expr, covariance.expr.trace(), covariance.validity
 
 
 def _lower_tail_rate(rho: sp.Expr, cut: sp.Expr) -> sp.Expr:

@@ -22,12 +22,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations_with_replacement
 from typing import Any
 
 import sympy as sp
+from sympy.utilities.iterables import multiset_partitions
 
 from icltheory.errors import InvalidInput
 from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
+from icltheory.laws.empirical import LARGEST_FOURTH, Empirical
 from icltheory.laws.gaussian import quadratic_tilt, tilted_mean, wick_moment
 from icltheory.laws.tokens import TokenLaw
 from icltheory.limit import gradient_at, head_limit, hessian_at
@@ -255,14 +258,45 @@ def fourth_moment(law: TokenLaw, u: Any) -> Formula:
     9
     """
     point = _inside(law, u, 1)
-    generating, dual = _centred(law, [sp.S.Zero] * law.dim, gradient_at(law, point))
-    quartic = _laplacian(_laplacian(generating, dual), dual)
+    moment = TiltedMoments(law, [sp.S.Zero] * law.dim, list(gradient_at(law, point)))
+    pairs = combinations_with_replacement(range(law.dim), 2)
+    quartic = sp.Add(*((1 if i == j else 2) * moment((i, i, j, j)) for i, j in pairs))
     return Formula(
         "fourth moment of a token about the infinite-prompt output",
-        quartic.xreplace(dict.fromkeys(dual, sp.S.Zero)),
+        quartic,
         validity=law.domain(point),
         references=(DERIVED_HERE,),
     )
+
+
+class TiltedMoments:
+    """E prod_i (X - centre)_i under the law tilted by exp(point.x), from the cumulants there."""
+
+    def __init__(self, law: TokenLaw, point: list[Any], centre: list[Any]) -> None:
+        if isinstance(law, Empirical) and law.size > LARGEST_FOURTH:
+            raise InvalidInput(
+                f"moments of fourth order of {law} have no short formula (more than {LARGEST_FOURTH} "
+                f"points); use numeric.concentration_bound."
+            )
+        self._dual = [sp.Dummy(f"u{i + 1}", real=True) for i in range(law.dim)]
+        self._cgf = law.cgf(self._dual)
+        self._at = dict(zip(self._dual, point, strict=True))
+        self._centre, self._known = centre, {}
+
+    def __call__(self, indices: tuple[int, ...]) -> sp.Expr:
+        places = list(range(len(indices)))
+        return sp.Add(
+            *(
+                sp.Mul(*(self._cumulant(tuple(sorted(indices[i] for i in b))) for b in blocks))
+                for blocks in multiset_partitions(places)
+            )
+        )
+
+    def _cumulant(self, indices: tuple[int, ...]) -> sp.Expr:
+        if indices not in self._known:
+            value = sp.diff(self._cgf, *(self._dual[i] for i in indices)).subs(self._at)
+            self._known[indices] = value - (self._centre[indices[0]] if len(indices) == 1 else 0)
+        return self._known[indices]
 
 
 def _inside(law: TokenLaw, u: Any, factor: int) -> list[sp.Expr]:

@@ -146,7 +146,7 @@ def gradient_flow(
         raise InvalidInput(
             f"task has type {type(task).__name__}; pass icl.LinearRegression(dim=5)."
         )
-    chosen = (blocks,) if isinstance(blocks, str) else tuple(blocks)
+    chosen = (blocks,) if isinstance(blocks, str) or blocks is None else tuple(blocks)
     if not {"A", "b"} <= set(chosen) <= set(BLOCKS) or len(set(chosen)) != len(chosen):
         raise InvalidInput(
             f"blocks = {blocks!r}; choose from {', '.join(BLOCKS)}, each once, A and b among them."

@@ -264,12 +264,13 @@ class Formula:
 
     def latex(self) -> str:
         """LaTeX of the expression, in the canonical notation, with its abbreviations."""
-        lines = [sp.latex(self._abbreviated(), symbol_names=LATEX_NAMES)]
+        lines = [sp.latex(self.abbreviated(), symbol_names=LATEX_NAMES)]
         for name, part in self.abbreviations.items():
             lines.append(f"{sp.latex(name)} = {sp.latex(part, symbol_names=LATEX_NAMES)}")
         return r",\quad ".join(lines)
 
-    def _abbreviated(self) -> Any:
+    def abbreviated(self) -> Any:
+        """The expression with its abbreviations in place of the parts they stand for."""
         if not self.abbreviations:
             return self.expr
         return self.expr.xreplace({part: name for name, part in self.abbreviations.items()})
@@ -298,7 +299,7 @@ class Formula:
         names = [f"{name} = {part}" for name, part in self.abbreviations.items()]
         names += [f"{name} = {value.tolist()}" for name, value in self.where.items()]
         parts = f"   with {', '.join(names)}" if names else ""
-        return f"{self.name}: {self._abbreviated()}{parts}{where}{note}"
+        return f"{self.name}: {self.abbreviated()}{parts}{where}{note}"
 
     __repr__ = __str__
 

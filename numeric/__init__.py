@@ -3,19 +3,25 @@
 `numeric.finite` is the only door to torch; importing `numeric` does not load it.
 """
 
+from numeric.block_optimum import BlockOptimum as BlockOptimum
+from numeric.block_optimum import PromptLength as PromptLength
 from numeric.block_optimum import optimal_block_risk as optimal_block_risk
 from numeric.block_optimum import prompt_length_for as prompt_length_for
+from numeric.bounds import concentration_bound as concentration_bound
 from numeric.compare import Comparison as Comparison
 from numeric.compare import compare as compare
 from numeric.compile import Evaluator as Evaluator
 from numeric.compile import compile as compile
+from numeric.concentration import OutputMoments as OutputMoments
 from numeric.concentration import concentration_figure as concentration_figure
 from numeric.concentration import expected_error as expected_error
 from numeric.concentration import output_moments as output_moments
 from numeric.concentration import simulated_error as simulated_error
 from numeric.drift import finite_prompt_flow as finite_prompt_flow
 from numeric.drift import valley_drift as valley_drift
+from numeric.exponents import LocalExponent as LocalExponent
 from numeric.exponents import local_exponent as local_exponent
+from numeric.feature_risk import FeatureExpansion as FeatureExpansion
 from numeric.feature_risk import feature_expansion as feature_expansion
 from numeric.finite_prompt import block_risk as block_risk
 from numeric.finite_prompt import block_risk_gradient as block_risk_gradient
@@ -29,6 +35,10 @@ from numeric.long_prompts import long_prompt_moments as long_prompt_moments
 from numeric.montecarlo import Estimate as Estimate
 from numeric.montecarlo import monte_carlo_constant as monte_carlo_constant
 from numeric.montecarlo import monte_carlo_risk as monte_carlo_risk
+from numeric.plot import Figure as Figure
+from numeric.plot import Series as Series
+from numeric.plot import draw as draw
+from numeric.prompt_moments import PromptMoments as PromptMoments
 from numeric.prompt_moments import prompt_moments as prompt_moments
 from numeric.prompt_moments import weight_moment_derivatives as weight_moment_derivatives
 from numeric.risk import exact_risk as exact_risk

@@ -99,13 +99,34 @@ def finite(value: Any, name: str) -> np.ndarray:
     return array
 
 
+def number(value: Any, name: str) -> float:
+    """One finite number."""
+    array = finite(value, name)
+    if array.ndim:
+        raise InvalidInput(f"{name} has shape {array.shape}; pass one number.")
+    return float(array)
+
+
+def broadcast(**arrays: Any) -> list[np.ndarray]:
+    """Arrays broadcast against each other; `InvalidInput` names their shapes if they do not fit."""
+    try:
+        return list(np.broadcast_arrays(*arrays.values()))
+    except ValueError as error:
+        shapes = ", ".join(f"{name}: {np.shape(array)}" for name, array in arrays.items())
+        raise InvalidInput(
+            f"the shapes do not broadcast ({shapes}); add axes so that they do."
+        ) from error
+
+
 def _real(value: Any, name: str) -> np.ndarray:
-    """Real numbers as float64; text and booleans are no numbers here."""
-    array = np.asarray(value)
-    # Python integers beyond 64 bits, and SymPy numbers, arrive as objects.
-    if array.dtype.kind in "iufO":
-        try:
+    """Real numbers as float64; text, booleans and None are no numbers here."""
+    try:
+        array = np.asarray(value)
+        # Python integers beyond 64 bits, and SymPy numbers, arrive as objects.
+        if array.dtype.kind in "iuf" or (
+            array.dtype.kind == "O" and not any(x is None for x in array.ravel())
+        ):
             return array.astype(float)
-        except (TypeError, ValueError):
-            pass
+    except (TypeError, ValueError):
+        pass
     raise InvalidInput(f"{name} = {value!r} is not numeric; pass numbers.")

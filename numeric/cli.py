@@ -307,25 +307,39 @@ def _clock(seconds: float) -> str:
 # -- derive --------------------------------------------------------------------------------------
 
 _ATTENTIONS = ("softmax", "linear", "linear-centered")
-# Name -> function of icltheory, and whether it takes an attention.
+# Name -> function of icltheory, and what it takes: a task and an attention, a task (and the prompt
+# length n), or nothing.
 _FORMULAS = {
-    "loss-constant": ("loss_constant", True),
-    "optimal-loss-constant": ("optimal_loss_constant", True),
-    "multihead-gain": ("multihead_gain", False),
-    "finite-prompt-risk": ("finite_prompt_risk", True),
-    "consistency": ("consistency_condition", True),
+    "loss-constant": ("loss_constant", "attention"),
+    "optimal-loss-constant": ("optimal_loss_constant", "attention"),
+    "multihead-gain": ("multihead_gain", "task"),
+    "finite-prompt-risk": ("finite_prompt_risk", "attention"),
+    "consistency": ("consistency_condition", "attention"),
+    "infinite-prompt-risk": ("infinite_prompt_risk", "task"),
+    "risk-gradients": ("risk_gradients", "task"),
+    "gradient-flow": ("gradient_flow", "task"),
+    "linear-attention-risk": ("linear_attention_risk", "length"),
+    "valley-constant": ("valley_constant", "task"),
+    "optimal-valley-constant": ("optimal_valley_constant", "task"),
+    "valley-drift": ("valley_drift", "task"),
+    "phase-exponent": ("phase_exponent", ""),
+    "concentration-exponent": ("concentration_exponent", ""),
+    "slow-decay-law": ("slow_decay_law", ""),
 }
 
 
 def _derive(arguments: Any) -> int:
     import icltheory as icl
-    from icltheory.symbols import d, noise_var
+    from icltheory.symbols import d, n, noise_var
 
     if arguments.name not in _FORMULAS:
         raise InvalidInput(
             f"there is no formula {arguments.name}; formulas: {', '.join(_FORMULAS)}."
         )
-    name, takes_attention = _FORMULAS[arguments.name]
+    name, takes = _FORMULAS[arguments.name]
+    takes_attention = takes == "attention"
+    if not takes and (arguments.dim, arguments.noise_var) != ("d", "noise_var"):
+        raise InvalidInput(f"{arguments.name} is about no task; leave --dim and --noise-var out.")
     softmax = arguments.attention == "softmax"
     if arguments.heads is not None and not (takes_attention and softmax):
         what = arguments.name if softmax else f"{arguments.attention} attention"
@@ -342,8 +356,12 @@ def _derive(arguments: Any) -> int:
         attention: Any = icl.SoftmaxAttention(heads=arguments.heads or 1)
     else:
         attention = icl.LinearAttention(centered=arguments.attention == "linear-centered")
-    formula = getattr(icl, name)(*((task, attention) if takes_attention else (task,)))
-    print(_FORMS[arguments.form](formula))
+    given = {"attention": (task, attention), "length": (task, n), "task": (task,), "": ()}[takes]
+    found = getattr(icl, name)(*given)
+    if isinstance(found, icl.Flow):
+        found = {str(variable): velocity for variable, velocity in found.velocity}
+    formulas = found.values() if isinstance(found, dict) else [found]
+    print("\n\n".join(_FORMS[arguments.form](formula) for formula in formulas))
     return SUCCESS
 
 
@@ -369,7 +387,16 @@ def _titled(formula: Any) -> str:
 
 
 def _as_text(formula: Any) -> str:
-    lines = [f"{_titled(formula)}:", "", f"    {formula.expr}", "", *_notes(formula)]
+    parts = [f"    {name} = {part}" for name, part in formula.abbreviations.items()]
+    parts += [f"    {name} = {value}" for name, value in formula.where.items()]
+    lines = [
+        f"{_titled(formula)}:",
+        "",
+        f"    {formula.abbreviated()}",
+        *parts,
+        "",
+        *_notes(formula),
+    ]
     symbols = [f"    {s.name}: {s.meaning}, {s.domain}" for s in formula.symbols]
     if symbols:
         lines += ["", "symbols:", *symbols]
@@ -386,10 +413,10 @@ def _as_latex(formula: Any) -> str:
 def _as_python(formula: Any) -> str:
     import sympy
 
-    if not isinstance(formula.expr, sympy.Expr):
+    if not isinstance(formula.expr, sympy.Expr) or formula.expr.has(sympy.MatrixSymbol):
         raise InvalidInput(
-            f"'{formula.name}' is an equation between matrices, not a function; use --text or "
-            f"--latex."
+            f"'{formula.name}' is about matrices, not a function of numbers; use --text or --latex, "
+            f"or numeric.compile."
         )
     title = formula.name.split(",")[0]
     name = re.sub(r"\W+", "_", title)

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from icltheory.concentration import concentration_bound
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.gaussian_output import output_error_expansion, response_coefficients
 from icltheory.laws.tokens import Gaussian
 from numeric.arrays import finite, positive_integers
+from numeric.bounds import concentration_bound
 from numeric.compile import Evaluator, compile
 from numeric.laws import array_law
 from numeric.long_prompts import LARGEST_SCALE as LARGEST_LONG_SCALE
@@ -28,6 +28,7 @@ from numeric.montecarlo import Estimate, Seed, child_seed, seed_sequence, single
 from numeric.plot import Figure, Series
 from numeric.prompt_moments import LARGEST_SCALE, PromptMoments, prompt_moments, weight_moments
 from numeric.quadratic_form import QuadraticForm, lattice_step
+from numeric.token_simulation import single_dual
 from numeric.tokens import limit_jacobian, limit_output
 
 LONGEST = 1e250  # the law of a large score leaves the range of float64 beyond
@@ -195,7 +196,8 @@ def simulated_error(
     """
     _law_arrays(law)
     array, matrix, n = array_law(law), _value_array(law, value), single_length(prompt_length)
-    dual, target = finite(u, "u"), limit_output(law, u)
+    dual = single_dual(array, u, "u")
+    target = limit_output(law, dual)
 
     def draw(rng: np.random.Generator, size: int) -> np.ndarray:
         tokens = array.sample(rng, size * n).reshape(size, n, array.dim)
@@ -226,15 +228,12 @@ def concentration_figure(
         raise InvalidInput("prompt_lengths must contain at least two different lengths.")
     grid = np.unique(np.geomspace(lengths[0], lengths[-1], 60).round())
     dual = finite(u, "u").tolist()
-    leading, bound = (
-        # One number a call: tails that underflow are 0, without a warning.
-        compile(formula, "math")
-        for formula in (output_error_expansion(law, dual, order=1), concentration_bound(law, dual))
-    )
+    leading = output_error_expansion(law, dual, order=1)
+    constant = float(leading.subs(n=1) if leading.free_symbols else leading)
     curves = {
         "exact": output_moments(law, dual, grid).error,
-        "leading term, order 1/n": [leading(n=x) for x in grid],
-        "bound for every n": [bound(n=x) for x in grid],
+        "leading term, order 1/n": constant / grid,
+        "bound for every n": concentration_bound(law, dual, grid),
     }
     root = seed_sequence(seed)
     sampled = [

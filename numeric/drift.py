@@ -32,7 +32,7 @@ from numeric.block_optimum import (
 )
 from numeric.compile import compile
 from numeric.finite_prompt import FiniteRisk, score_matrix
-from numeric.flow import FlowSolution
+from numeric.flow import FlowSolution, sorted_times, tolerance
 from numeric.prompt_moments import checked_lengths
 
 
@@ -71,7 +71,7 @@ def finite_prompt_flow(
     (array([0.3  , 1.493, 2.059]), array([4.615, 0.804, 0.739]))
     """
     arrays = task_arrays(task)
-    risk, recorded = _risk(task, prompt_length, query_cov), _times(times)
+    risk, recorded = _risk(task, prompt_length, query_cov), sorted_times(times)
     matrix, value = _start(initial, arrays.dim)
     family = invariant_coordinates(arrays, risk.query, matrix)
     squares = family.squares
@@ -115,7 +115,7 @@ def valley_drift(
     array([2.25 , 6.991, 7.314])
     """
     arrays = task_arrays(task)
-    risk, recorded = _risk(task, prompt_length, query_cov), _times(times)
+    risk, recorded = _risk(task, prompt_length, query_cov), sorted_times(times)
     start = finite(b0, "b0")
     if start.ndim or start <= 0:
         raise InvalidInput(f"b0 = {b0} is not one positive number; the valley has b > 0.")
@@ -300,7 +300,13 @@ def _integrate(
             return np.repeat(start[:, None], len(points), axis=1)
     else:
         result = integrate.solve_ivp(
-            velocity, (0.0, last), start, method="BDF", dense_output=True, rtol=rtol, atol=atol
+            velocity,
+            (0.0, last),
+            start,
+            method="BDF",
+            dense_output=True,
+            rtol=tolerance(rtol, "rtol"),
+            atol=tolerance(atol, "atol"),
         )
         if not result.success:
             raise OutOfDomain(f"the integration stopped at t = {result.t[-1]:g}: {result.message}")
@@ -308,6 +314,12 @@ def _integrate(
 
     def dense(points: np.ndarray) -> dict[str, np.ndarray]:
         return state(path(points).T)
+
+    def decay(points: np.ndarray) -> np.ndarray:
+        log_risk = np.log(dense(points)["risk"])
+        # A risk that changes by rounding only does not decay.
+        still = np.ptp(log_risk) < 1e-12
+        return np.full(len(points), np.nan) if still else -np.gradient(log_risk, points)
 
     return FlowSolution(
         times=times,
@@ -317,7 +329,7 @@ def _integrate(
         method="BDF",
         evaluations=evaluations,
         _state=dense,
-        _decay=lambda points: -np.gradient(np.log(dense(points)["risk"]), points),
+        _decay=decay,
         _nodes=nodes,
     )
 
@@ -327,13 +339,6 @@ def _risk(task: LinearRegression, prompt_length: Any, query_cov: Any) -> FiniteR
     if lengths.size != 1:
         raise InvalidInput("training has one prompt length; pass one integer, and loop over more.")
     return FiniteRisk(task, lengths.ravel(), query_cov)
-
-
-def _times(times: Any) -> np.ndarray:
-    points = np.atleast_1d(finite(times, "times"))
-    if points.ndim > 1 or points.size == 0 or np.any(points < 0) or np.any(np.diff(points) < 0):
-        raise InvalidInput("times must be non-negative and increasing; the start is at time 0.")
-    return points
 
 
 def _start(initial: Any, dim: int) -> tuple[np.ndarray, float]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from icltheory.errors import InvalidInput
 from icltheory.exponents import concentration_exponent
-from numeric.arrays import finite
+from numeric.arrays import finite, number
 from numeric.concentration import averaged_excess
 from numeric.long_prompts import SHORTEST, long_prompt_moments
 
@@ -61,7 +61,7 @@ def local_exponent(tau: float, decades: Any = (64, 128, 256, 512, 1024)) -> Loca
     >>> round(measured.exponent, 4), round(measured.predicted, 4), measured.uncertainty < 1e-4
     (0.618, 0.618, True)
     """
-    width = float(finite(tau, "tau"))
+    width = number(tau, "tau")
     logs = finite(decades, "decades")
     if not 0 < width <= 3:
         raise InvalidInput(f"tau = {width:g} is outside 0 < tau <= 3.")

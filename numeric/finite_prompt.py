@@ -20,7 +20,7 @@ import numpy as np
 from icltheory.errors import InvalidInput
 from icltheory.matrices import covariance
 from icltheory.task import LinearRegression
-from numeric.arrays import finite, matrix_array, task_arrays
+from numeric.arrays import broadcast, finite, matrix_array, task_arrays
 from numeric.prompt_moments import LARGEST_SCALE, checked_lengths, weight_moments
 from numeric.quadratic_form import QuadraticForm, lattice_step
 
@@ -55,7 +55,7 @@ def block_risk(
     arrays = task_arrays(task)
     matrix, values = score_matrix(A, arrays.dim), finite(b, "b")
     lengths = checked_lengths(prompt_length)
-    values, lengths = np.broadcast_arrays(values, lengths)
+    values, lengths = broadcast(b=values, prompt_length=lengths)
     distinct, index = np.unique(lengths, return_inverse=True)
     coefficients = FiniteRisk(task, distinct, query_cov).coefficients(matrix)
     risk = coefficients.at(values, index.reshape(lengths.shape))

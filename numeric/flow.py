@@ -21,13 +21,14 @@ from scipy import integrate as scipy_integrate
 from icltheory.checks import plain
 from icltheory.errors import InvalidInput, TrainingDiverged
 from icltheory.flow import Flow
-from numeric.arrays import finite
+from numeric.arrays import finite, number
 from numeric.compile import compile
 
 METHODS = ("auto", "DOP853", "RK45", "LSODA", "Radau", "BDF")
 _BUDGET = 40_000  # velocity evaluations of an explicit method before "auto" turns to LSODA
 _VECTORS = ("u", "v", "k")
 _NOISE = 1e-24  # relative risk below which its logarithmic slope is rounding
+_INSTANT = 1e-9  # integrated for the start alone
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,10 @@ class FlowSolution:
     _state: Callable[[np.ndarray], dict[str, np.ndarray]]
     _decay: Callable[[np.ndarray], np.ndarray]
     _nodes: np.ndarray
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The integrator's interpolation is a closure; what was recorded goes into the pickle.
+        return {**self.__dict__, "_state": _recorded_only, "_decay": _recorded_only}
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.values:
@@ -80,11 +85,13 @@ class FlowSolution:
         The rate is -d log(risk)/dt = 2 |theta'|^2/risk, sampled eight times a step. A risk that has
         reached rounding is left out. An interval that goes on at the last time ends there.
         """
-        if not 0 < slowness < 1:
+        if not 0 < number(slowness, "slowness") < 1:
             raise InvalidInput(f"slowness = {slowness} must lie between 0 and 1.")
         grid = np.unique(np.concatenate([np.linspace(a, b, 9) for a, b in pairwise(self._nodes)]))
         rate = self._decay(grid)
         grid, rate = grid[np.isfinite(rate)], rate[np.isfinite(rate)]
+        if rate.size == 0:
+            return []
         slow = rate < slowness * rate.max()
         edges = np.flatnonzero(np.diff(np.concatenate([[False], slow, [False]]).astype(int)))
         return [(float(grid[a]), float(grid[b - 1])) for a, b in edges.reshape(-1, 2)]
@@ -95,6 +102,12 @@ class FlowSolution:
             f"FlowSolution({self.times.size} times up to {self.times[-1]:g}, {self.method}; "
             f"risk {risk[0]:.6g} -> {risk[-1]:.6g})"
         )
+
+
+def _recorded_only(points: np.ndarray) -> Any:
+    raise InvalidInput(
+        "a trajectory that was pickled keeps its recorded times only; integrate again for others."
+    )
 
 
 def integrate(
@@ -135,12 +148,16 @@ def integrate(
         raise InvalidInput(f"flow has type {type(flow).__name__}; pass icl.gradient_flow(task).")
     if method not in METHODS:
         raise InvalidInput(f"method = {method!r} is not one of {', '.join(METHODS)}.")
-    points = _times(times)
+    points = sorted_times(times)
     system = _System(flow, _start(flow, initial))
+    if events is not None and not isinstance(events, Mapping):
+        raise InvalidInput(
+            f'events has type {type(events).__name__}; pass a dict such as {{"escape": 0.5}}.'
+        )
     named = {"escape": 0.5} if events is None else dict(events)
     crossings = [system.event(name, value) for name, value in named.items()]
-    tolerances = {"rtol": _tolerance(rtol, "rtol"), "atol": _tolerance(atol, "atol")}
-    solution, used = system.solve(float(points[-1]), crossings, method, tolerances)
+    tolerances = {"rtol": tolerance(rtol, "rtol"), "atol": tolerance(atol, "atol")}
+    solution, used = system.solve(float(points[-1]) or _INSTANT, crossings, method, tolerances)
     state = system.path(solution.sol)
     values = state(points)
     hits = zip(named, solution.t_events or [], strict=True)
@@ -307,23 +324,23 @@ class _TooManySteps(Exception):
 # -- arguments -------------------------------------------------------------------------------------
 
 
-def _times(times: Any) -> np.ndarray:
+def sorted_times(times: Any) -> np.ndarray:
+    """Recording times of a trajectory from time 0."""
     points = np.atleast_1d(finite(times, "times"))
     if points.ndim != 1 or points.size == 0:
         raise InvalidInput(f"times has shape {points.shape}; pass a non-empty list of times.")
     if points[0] < 0 or np.any(np.diff(points) < 0):
         raise InvalidInput("times must be sorted and non-negative, for example [0, 1, 2].")
-    if points[-1] == 0:
-        raise InvalidInput("times ends at 0, where nothing has moved yet; pass a later time.")
     return points
 
 
-def _tolerance(value: Any, name: str) -> float:
-    number = float(finite(value, name))
-    if not 0 < number < 1:
+def tolerance(value: Any, name: str) -> float:
+    """A tolerance of the integrator."""
+    size = number(value, name)
+    if not 0 < size < 1:
         raise InvalidInput(f"{name} = {value} must lie between 0 and 1.")
     # SciPy warns below this and raises rtol to it.
-    return max(number, 3e-14) if name == "rtol" else number
+    return max(size, 3e-14) if name == "rtol" else size
 
 
 def _start(flow: Flow, initial: Any) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from scipy.special import softmax
 import icltheory as icl
 from icltheory.errors import InvalidInput
 from icltheory.laws.tokens import TokenLaw
-from numeric.arrays import finite
+from numeric.arrays import finite, number
 from numeric.compile import compile
 from numeric.tokens import limit_jacobian, limit_output
 
@@ -65,7 +65,7 @@ def output_gradients(
         raise InvalidInput(
             f"U = K'Q has shape {merged} and z {values['z'].shape}; they are (.., p, p) and (.., p)."
         )
-    scale = float(finite(score_scale, "score_scale"))
+    scale = number(score_scale, "score_scale")
     dual = scale * (values["U"] @ values["z"][..., None])[..., 0]
     mean, cov = _read(tokens, dual)
     evaluator = _compiled(separate)

@@ -290,7 +290,7 @@ class _Sphere(ArrayLaw):
 # -- data, and regression tokens -------------------------------------------------------------------
 
 
-class _Empirical(ArrayLaw):
+class EmpiricalArray(ArrayLaw):
     """Blocks of queries against blocks of points: memory does not grow with either."""
 
     def __init__(self, points: np.ndarray, weights: np.ndarray | None) -> None:
@@ -329,6 +329,14 @@ class _Empirical(ArrayLaw):
             top = peak
         log_count = np.log(len(self._points)) if self._log_weights is None else 0.0
         return top + np.log(total) - log_count, mean / total[:, None]
+
+    def mean_of(self, function: Callable[[np.ndarray], np.ndarray]) -> float:
+        """E f(z) of a function of points (m, d) -> (m,)."""
+        total = 0.0
+        for points, logs in self._blocks(max(1, _BLOCK // self.dim)):
+            values = function(points)
+            total += values.sum() / len(self._points) if logs is None else np.exp(logs) @ values
+        return float(total)
 
     def cov(self, u: np.ndarray) -> np.ndarray:
         out = np.zeros((len(u), self.dim, self.dim))
@@ -435,7 +443,9 @@ def _(law: icl.Sphere) -> ArrayLaw:
 @_build.register
 def _(law: icl.Empirical) -> ArrayLaw:
     weights = law.weight_buffer()
-    return _Empirical(np.asarray(law.buffer()), None if weights is None else np.asarray(weights))
+    return EmpiricalArray(
+        np.asarray(law.buffer()), None if weights is None else np.asarray(weights)
+    )
 
 
 @_build.register

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import special
 
 from icltheory.errors import InvalidInput, OutOfDomain
-from numeric.arrays import finite, positive_integers
+from numeric.arrays import broadcast, finite, positive_integers
 
 LARGEST_LENGTH = 1e100  # beyond it E (sum p^2)^2 leaves the range of float64 under the integral
 LARGEST_SCALE = 200.0  # differences such as eta lose digits like scale^2
@@ -126,7 +126,7 @@ def prompt_moments(prompt_length: Any, scale: Any) -> PromptMoments:
             f"scale = {scales.max():g} is outside 0 <= scale <= {LARGEST_SCALE:g}, where the "
             f"quadrature keeps its accuracy; use a smaller scale, the softmax is the maximum there."
         )
-    lengths, scales = np.broadcast_arrays(lengths, scales)
+    lengths, scales = broadcast(prompt_length=lengths, scale=scales)
     # Indexing by () turns an array without axes into a number.
     return PromptMoments(lengths[()], scales[()], *_over_scales(weight_moments, lengths, scales))
 

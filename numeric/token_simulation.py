@@ -87,7 +87,7 @@ def simulate_output(
     """
     array, n = array_law(law), single_length(prompt_length)
     total = _single(prompts, "prompts", 2)
-    duals = [_dual(array, u, "u")] + ([] if w is None else [_dual(array, w, "w")])
+    duals = [single_dual(array, u, "u")] + ([] if w is None else [single_dual(array, w, "w")])
     floats = n * (array.dim + 3)
     if 8 * floats > _LARGEST_PROMPT:
         raise InvalidInput(
@@ -190,7 +190,7 @@ def _error(variance: np.ndarray, count: int) -> np.ndarray:
     return np.sqrt(np.maximum(variance, 0.0) / (count - 1))
 
 
-def _dual(array: ArrayLaw, u: Any, name: str) -> np.ndarray:
+def single_dual(array: ArrayLaw, u: Any, name: str) -> np.ndarray:
     point = finite(u, name)
     if point.ndim == 0 and array.dim == 1:
         point = point[None]

@@ -19,10 +19,11 @@ from icltheory.matrices import Square
 from icltheory.symbols import d, n, noise_var
 from icltheory.task import LinearRegression
 from icltheory.trajectories import a0, b0, closed_form, normal_form, tied_time, time
-from numeric.arrays import finite, task_arrays
+from numeric.arrays import broadcast, finite, task_arrays
 from numeric.compile import compile
 
 _SMALLEST = 1e-60  # smallest non-zero |b0 + sqrt(d) a0|: its square is compared with exp(-300)
+_LARGEST = 1e15  # of a start: its powers stay within float64
 _LATEST = 300.0  # growth times time beyond which nothing changes any more
 
 # Isotropic tasks in general: Sigma, M and Sigma_q are these multiples of the identity.
@@ -101,6 +102,12 @@ def closed_trajectory(
             f"|b0 + sqrt(d) a0| = {distance[distance > 0].min():.3g} is below {_SMALLEST:g}, where "
             f"its square is lost; start further from the saddle, or exactly on it."
         )
+    if np.any(np.abs(start_b) + math.sqrt(numbers["d"]) * np.abs(start_a) > _LARGEST):
+        raise OutOfDomain(
+            f"|b0| + sqrt(d) |a0| is above {_LARGEST:g}, where powers of the start leave the range of "
+            f"float64; start nearer to 0."
+        )
+    broadcast(times=points, a0=start_a, b0=start_b)
     _, length = checked_attention(attention, prompt_length)
     growth, paths = _compiled(length is not None)
     prompt = 1.0 if length is None else float(finite(length, "prompt_length"))
@@ -148,9 +155,11 @@ def tied_trajectory(
     (array([0.3     , 0.59555 , 0.793701]), array([0.6     , 1.1911  , 1.587401]))
     """
     root = math.sqrt(task_arrays(task).dim)
-    points, start = np.broadcast_arrays(finite(times, "times"), finite(kappa0, "kappa0"))
+    points, start = broadcast(times=finite(times, "times"), kappa0=finite(kappa0, "kappa0"))
     if np.any(points < 0) or np.any(start <= 0):
         raise InvalidInput("times are non-negative and kappa0 is positive.")
+    if np.any(start > _LARGEST):
+        raise OutOfDomain(f"kappa0 = {start.max():.3g} is above {_LARGEST:g}; start nearer to 0.")
     clock, end = _tied(task, query_matrix(task, query_cov, definite=True))
     # The logarithm of kappa between its start and one rounding error before its limit.
     near = np.log(np.where(start == end, 0.5 * end, start))

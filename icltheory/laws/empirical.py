@@ -1,7 +1,7 @@
 """Empirical: the law of data, finitely many points with weights.
 
 A softmax head on a finite prompt is exactly the infinite-prompt output of the empirical law of its
-tokens. Small data (at most 500 points and 2000 numbers) is held exactly and gives formulas like every
+tokens. Small data (at most 100 points and 200 numbers) is held exactly and gives formulas like every
 other law; larger data is held once, as float64 bytes, for the functions of `numeric`.
 """
 
@@ -18,9 +18,9 @@ from icltheory.errors import InvalidInput
 from icltheory.laws.compound import log_average
 from icltheory.laws.tokens import TokenLaw, probabilities
 
-# Formulas are written for at most this many points and numbers (points times coordinates); at the
-# bound a derivation takes seconds.
-LARGEST_COUNT, LARGEST_EXACT = 500, 2000
+# Formulas are written for at most this many points and numbers (points times coordinates), so that
+# limits and covariances take about a second; moments of fourth order need fewer points.
+LARGEST_COUNT, LARGEST_EXACT, LARGEST_FOURTH = 100, 200, 20
 
 
 class Empirical(TokenLaw):
@@ -29,7 +29,7 @@ class Empirical(TokenLaw):
     Parameters
     ----------
     points: N x d: nested sequences, a SymPy matrix, an array, a tensor or a data frame. Data of
-        more than 500 points or 2000 numbers is copied once, as float64; changing the original
+        more than 100 points or 200 numbers is copied once, as float64; changing the original
         later changes nothing here.
     weights: N positive numbers of sum 1; `None` is 1/N each.
 
