@@ -62,7 +62,7 @@ def test_version_and_help(capsys):
         (["derive", "multihead-gain", "--attention", "linear"], "leave --attention out"),
         (["derive", "consistency", "--attention", "linear"], "leave --attention out"),
         (["derive", "loss-constant", "--attention", "linear", "--heads", "2"], "linear attention"),
-        (["derive", "consistency", "--python"], "equation between matrices"),
+        (["derive", "consistency", "--python"], "is about matrices"),
         (["derive", "loss-constant", "--latex", "--text"], "not allowed with"),
         (["reproduce", "--jobs", "0"], "'0' is not a positive integer"),
         (["reproduce", "--paper", "unknown"], "there is no paper unknown; papers: multihead"),
@@ -163,6 +163,18 @@ def test_numbers_are_read_exactly(capsys):
         capsys, "derive", "optimal-loss-constant", "--heads=2", "--dim=5", "--noise-var=1/3"
     )
     assert "\n    23/3\n" in text
+
+
+@pytest.mark.parametrize("name", sorted(cli._FORMULAS))
+def test_every_formula_is_derived_as_text_and_latex(capsys, name):
+    layer = ["--heads", "2"] if name == "finite-prompt-risk" else []
+    text = output(capsys, "derive", name, *layer)
+    assert "source:" in text
+    assert output(capsys, "derive", name, "--latex", *layer)
+
+
+def test_formulas_about_no_task_refuse_its_options(capsys):
+    assert "leave --dim" in refusal(capsys, "derive", "phase-exponent", "--dim", "5")
 
 
 # -- predict ---------------------------------------------------------------------------------------
