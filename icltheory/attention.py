@@ -4,16 +4,17 @@ Softmax head h scores token i with x_q' A_h x_i and reads the labels with weight
 
     f = sum_h v_h sum_i softmax_i(x_q' A_h x_i) y_i.
 
-The query token is outside the softmax and nothing is divided by sqrt(d). Linear attention reads
-f = (a/n) sum_i y_i x_i' Sigma^{-1} x_q; the centred form subtracts the means of x and y over the
-prompt and divides by n - 1.
+The query token is outside the softmax and nothing is divided by sqrt(d). Options put the query
+token in (its label slot is 0), let the values read features, v_h y_i + u_h.x_i, and add a skip path
+theta_s.x_q to the prediction. Linear attention reads f = (a/n) sum_i y_i x_i' Sigma^{-1} x_q; the
+centred form subtracts the means of x and y over the prompt and divides by n - 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from inspect import signature
 from typing import Any
 
@@ -22,7 +23,7 @@ import sympy as sp
 from icltheory import checks
 from icltheory.errors import InvalidInput
 from icltheory.matrices import Square
-from icltheory.task import LinearRegression
+from icltheory.task import LinearRegression, refuse_options
 
 
 @dataclass(frozen=True, init=False)
@@ -35,6 +36,11 @@ class SoftmaxAttention:
     scores: one entry a head. A number k_h means A_h = k_h Sigma^{-1} (a *scalar head*, in whitened
         coordinates k_h times the identity); a d x d matrix is A_h itself.
     values: value weights v_h, one a head; only together with `scores`.
+    include_query: True puts the token (x_q, 0) into every softmax.
+    skip: True has a path theta_s.x_q from the query to the prediction, theta_s free to choose; d
+        numbers are theta_s itself (only together with `scores`).
+    feature_values: True lets head h read v_h y_i + u_h.x_i, u_h free to choose; one vector of d
+        numbers a head gives the u_h (only together with `values`).
 
     >>> SoftmaxAttention(heads=2)
     SoftmaxAttention(heads=2)
@@ -45,6 +51,9 @@ class SoftmaxAttention:
     heads: int
     scores: tuple[Any, ...] | None
     values: tuple[sp.Expr, ...] | None
+    include_query: bool
+    skip: bool | tuple[sp.Expr, ...]
+    feature_values: bool | tuple[tuple[sp.Expr, ...], ...]
 
     def __init__(
         self,
@@ -52,6 +61,9 @@ class SoftmaxAttention:
         *,
         scores: Sequence[Any] | None = None,
         values: Sequence[Any] | None = None,
+        include_query: bool = False,
+        skip: Any = False,
+        feature_values: Any = False,
     ) -> None:
         given, weights = _sequence(scores, "scores"), _sequence(values, "values")
         if heads is None:
@@ -80,17 +92,54 @@ class SoftmaxAttention:
             if weights is None
             else tuple(checks.scalar(w, f"values[{h}]") for h, w in enumerate(weights)),
         )
+        if not isinstance(include_query, bool):
+            raise InvalidInput(f"include_query = {include_query!r} must be True or False.")
+        path = skip if isinstance(skip, bool) else _vector(skip, "skip")
+        if not isinstance(path, bool) and given is None:
+            raise InvalidInput("skip is explicit but no scores are given; pass skip=True.")
+        readers: bool | tuple[tuple[sp.Expr, ...], ...]
+        if isinstance(feature_values, bool):
+            readers = feature_values
+        else:
+            listed = _sequence(feature_values, "feature_values") or []
+            if weights is None or len(listed) != count:
+                raise InvalidInput(
+                    f"feature_values has {len(listed)} vectors for {count} heads"
+                    f"{' without values' if weights is None else ''}; give one vector u_h a head, "
+                    f"together with scores and values, or True."
+                )
+            readers = tuple(_vector(u, f"feature_values[{h}]") for h, u in enumerate(listed))
+        object.__setattr__(self, "include_query", include_query)
+        object.__setattr__(self, "skip", path)
+        object.__setattr__(self, "feature_values", readers)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options that are in use, of "include_query", "skip" and "feature_values"."""
+        names = ("include_query", "skip", "feature_values")
+        return tuple(name for name in names if getattr(self, name) is not False)
 
     @property
     def description(self) -> str:
         """The layer in words."""
-        return "one softmax head" if self.heads == 1 else f"{self.heads} softmax heads"
+        words = "one softmax head" if self.heads == 1 else f"{self.heads} softmax heads"
+        extra = [_WORDS[name] for name in self.options]
+        return f"{words} with {' and '.join(extra)}" if extra else words
 
     @property
     def has_scalar_scores(self) -> bool:
         """True if scores are given and every head is a scalar head."""
         return self.scores is not None and not any(
             isinstance(s, sp.MatrixBase) for s in self.scores
+        )
+
+    def without_scores(self) -> SoftmaxAttention:
+        """The layer of as many heads with the same options, everything else free."""
+        return SoftmaxAttention(
+            heads=self.heads,
+            include_query=self.include_query,
+            skip=self.skip is not False,
+            feature_values=self.feature_values is not False,
         )
 
     def score_matrices(self, task: LinearRegression) -> tuple[Square, ...]:
@@ -107,6 +156,28 @@ class SoftmaxAttention:
             for h, s in enumerate(self.scores)
         )
 
+    def vectors(
+        self, task: LinearRegression
+    ) -> tuple[tuple[sp.Expr, ...] | None, tuple[tuple[sp.Expr, ...], ...] | None]:
+        """The skip path theta_s and the feature values u_h as numbers, None where there are none.
+
+        `InvalidInput` if they are free, or have another length than the task's features.
+        """
+        skip, readers = self.skip, self.feature_values
+        if skip is True or readers is True:
+            name = "skip" if skip is True else "feature_values"
+            raise InvalidInput(
+                f"{name} = True is free to choose; give its numbers, as scores and values are given."
+            )
+        given = ([skip] if skip else []) + list(readers or ())
+        bad = {len(u) for u in given} - {task.dim}
+        if bad:
+            raise InvalidInput(
+                f"skip and feature_values have vectors of length {bad.pop()}; the task has "
+                f"dim = {task.dim}."
+            )
+        return skip or None, readers or None
+
     def __repr__(self) -> str:
         parts = [f"heads={self.heads}"]
         if self.scores is not None:
@@ -116,6 +187,7 @@ class SoftmaxAttention:
             parts.append(f"scores=({shown}{',' if self.heads == 1 else ''})")
         if self.values is not None:
             parts.append(f"values={self.values}")
+        parts += [f"{name}={getattr(self, name)}" for name in self.options]
         return f"SoftmaxAttention({', '.join(parts)})"
 
 
@@ -138,17 +210,37 @@ class LinearAttention:
         """The layer in words."""
         return "centred linear attention" if self.centered else "linear attention"
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """No options of softmax heads."""
+        return ()
+
 
 Attention = SoftmaxAttention | LinearAttention
 
+# Every option of tasks and attention, for functions that support them all.
+OPTIONS = ("coef_mean", "local", "include_query", "skip", "feature_values")
+_WORDS = {
+    "include_query": "the query token inside",
+    "skip": "a skip path",
+    "feature_values": "values that read features",
+}
 _EXAMPLES = {
     "task": (LinearRegression, "icl.LinearRegression(dim=5)"),
     "attention": (Attention, "icl.SoftmaxAttention(heads=1) or icl.LinearAttention()"),
 }
 
 
-def on_specifications(function: Callable[..., Any]) -> Any:
-    """A cached function of a task, or of a task and an attention, which refuses anything else."""
+def on_specifications(
+    function: Callable[..., Any] | None = None, *, supports: Iterable[str] = ()
+) -> Any:
+    """A cached function of a task, or of a task and an attention, which refuses anything else.
+
+    Options of task and attention that are not among `supports` are refused with a reason.
+    """
+    if function is None:
+        return partial(on_specifications, supports=supports)
+    supported = frozenset(supports)
     cached = lru_cache(maxsize=512)(function)
     bind = signature(function).bind
 
@@ -159,10 +251,20 @@ def on_specifications(function: Callable[..., Any]) -> Any:
             kind, example = _EXAMPLES[name]
             if not isinstance(value, kind):
                 raise InvalidInput(f"{name} has type {type(value).__name__}; pass {example}.")
+            used = value.scenario if isinstance(value, LinearRegression) else value.options
+            refuse_options(used, supported)
         return cached(*given.values())
 
     checked.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
     return checked
+
+
+def _vector(value: Any, name: str) -> tuple[sp.Expr, ...]:
+    value = checks.plain(value)
+    if isinstance(value, sp.MatrixBase):
+        value = list(value)
+    entries = _sequence(value, name) or []
+    return tuple(checks.scalar(x, f"{name}[{i}]") for i, x in enumerate(entries))
 
 
 def _sequence(value: Any, name: str) -> list[Any] | None:

@@ -102,16 +102,19 @@ def query_average(
 
     With q_h = A_h' x_q both u and c are quadratic forms of the query: u = x_q'N x_q with
     N = sym(A_h Sigma A_l'), c = x_q'P x_q with P = sym(A_h Sigma M Sigma A_l'). The kernel is linear
-    in them, and exp(rate u) is a quadratic tilt of the query.
+    in them, and exp(rate u) is a quadratic tilt of the query. Local examples vary by tau^2 Sigma
+    around rho x_q: that covariance takes the place of Sigma in the kernel, and a shift of all
+    features by rho x_q changes no softmax and leaves the influence as it is.
     """
-    sigma, moment = task.feature_cov, task.coef_cov
+    sigma, moment = task.token_cov, task.coef_moment
     forms = {
         U: _symmetric(first @ sigma @ second.T),
         C: _symmetric(first @ sigma @ moment @ sigma @ second.T),
     }
-    weight = quadratic_tilt(sigma, forms[U] * kernel.rate)
+    weight = quadratic_tilt(task.feature_cov, forms[U] * kernel.rate)
     means = {form: (matrix @ weight.cov).trace() for form, matrix in forms.items()}
-    values = {SIGNAL: task.signal, NOISE: task.noise_var, **means}
+    signal = sp.cancel((sigma @ moment).trace())
+    values = {SIGNAL: signal, NOISE: task.noise_var, **means}
     return PairAverage(weight.normaliser, kernel.polynomial.xreplace(values), weight.finite)
 
 

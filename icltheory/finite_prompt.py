@@ -24,7 +24,7 @@ from icltheory.laws.gaussian import QuadraticTilt, quadratic_tilt, tilted_mean
 from icltheory.limit import combined_scores, head_limit
 from icltheory.matrices import Square, covariance
 from icltheory.symbols import b, n
-from icltheory.task import LinearRegression
+from icltheory.task import LinearRegression, refuse_options
 
 _SOURCES = (BOURSIER.at("the setting; the statement is derived here"), DERIVED_HERE)
 
@@ -323,6 +323,7 @@ def _example_variance(task: LinearRegression) -> Square:
 
 
 def _query(task: LinearRegression, query_cov: Any) -> Square:
+    refuse_options(task.scenario)
     if query_cov is None:
         return task.feature_cov
     query = covariance(query_cov, task.dim, "query_cov", definite=False)

@@ -36,7 +36,7 @@ from icltheory.matrix_calculus import (
     trace,
     transposed,
 )
-from icltheory.task import LinearRegression
+from icltheory.task import LinearRegression, refuse_options
 
 BLOCKS = ("A", "u", "v", "b")
 PARAMETRISATIONS = ("merged", "factored")
@@ -196,6 +196,7 @@ def commuting_flow(
 
 def query_matrix(task: LinearRegression, query_cov: Any, *, definite: bool) -> Square | None:
     """The covariance of the query's features; `None` if it is that of the prompt's."""
+    refuse_options(task.scenario)
     if query_cov is None:
         return None
     query = covariance(query_cov, task.dim, "query_cov", definite=definite)
@@ -213,6 +214,7 @@ def checked_attention(
         )
     if isinstance(layer, SoftmaxAttention) and (layer.heads != 1 or layer.scores is not None):
         raise InvalidInput("the flow moves the scores of one head: pass no heads and no scores.")
+    refuse_options(layer.options)
     if isinstance(layer, LinearAttention) and layer.centered:
         raise InvalidInput("only LinearAttention(centered=False) has its flow here.")
     if prompt_length is None:

@@ -31,7 +31,7 @@ from icltheory.matrix_calculus import (
     transposed,
 )
 from icltheory.symbols import b, d, score_scale
-from icltheory.task import LinearRegression
+from icltheory.task import LinearRegression, refuse_options
 
 _RESERVED = {"A", "u", "v", "b", "Sigma", "Sigma_q", "S", "M", "c_0"}
 
@@ -101,6 +101,7 @@ def _risk_gradients(risk: Formula) -> tuple[tuple[str, Formula], ...]:
 
 
 def _query(task: LinearRegression, query_cov: Any) -> Square:
+    refuse_options(task.scenario)
     if query_cov is None:
         return task.feature_cov
     query = covariance(query_cov, task.dim, "query_cov", definite=False)

@@ -15,7 +15,13 @@ from typing import Any
 
 import sympy as sp
 
-from icltheory.attention import Attention, LinearAttention, SoftmaxAttention, on_specifications
+from icltheory.attention import (
+    OPTIONS,
+    Attention,
+    LinearAttention,
+    SoftmaxAttention,
+    on_specifications,
+)
 from icltheory.errors import InvalidInput
 from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.laws.gaussian import tilted_mean
@@ -177,20 +183,24 @@ def consistent_scores(task: LinearRegression) -> Square:
     return task.feature_cov.inverse().T
 
 
-@on_specifications
+@on_specifications(supports=OPTIONS)
 def limit_risk(task: LinearRegression, attention: Attention) -> Formula:
     """Risk of an infinite prompt, tr(M E Sigma E') with E = Sigma sum_h v_h A_h' - I.
 
-    `attention` carries scores and values. Source: derived here; Cui et al., arXiv 2401.17426,
-    announce the 1/n rate, which needs this limit to vanish.
+    `attention` carries scores and values, and numbers for its skip path and feature values if it
+    has them. Local examples have E = rho sum_h v_h I + tau^2 Sigma sum_h v_h A_h' - I. The query
+    token inside the softmax does not matter here. Source: derived here; Cui et al.,
+    arXiv 2401.17426, announce the 1/n rate, which needs this limit to vanish.
 
     >>> task = LinearRegression(dim=3)
     >>> limit_risk(task, SoftmaxAttention(scores=[0.5], values=[1])).expr
     1/4
     """
-    combined = combined_scores(task, attention)
-    error = task.feature_cov @ combined.T - Square.identity(1, task.dim)
-    risk = (task.coef_cov @ error @ task.feature_cov @ error.T).trace()
+    error, known = limit_error(task, attention)
+    moment = task.coef_moment if known is None else task.coef_cov
+    risk = (moment @ error @ task.feature_cov @ error.T).trace()
+    if known is not None:
+        risk += (known.T * task.feature_cov.to_matrix() * known)[0]
     limit, _ = head_limit()
     return Formula(
         "risk at infinite prompt length",
@@ -199,6 +209,48 @@ def limit_risk(task: LinearRegression, attention: Attention) -> Formula:
         references=(DERIVED_HERE,),
         steps=(Step("limit of one head, by tilting", sp.Eq(sp.Symbol("f_h"), limit)),),
     )
+
+
+def limit_error(
+    task: LinearRegression, attention: Attention
+) -> tuple[Square, sp.ImmutableMatrix | None]:
+    """E and g of the limiting error theta'E x_q, or (theta - theta_0)'E x_q + g'x_q if g is not None.
+
+    A tilt by q moves the features to rho x_q + tau^2 Sigma q. A value u_h.x and a skip path add
+    their parts to g, which is None where there are none.
+    """
+    combined = combined_scores(task, attention)
+    assert isinstance(attention, SoftmaxAttention)
+    assert attention.values is not None
+    rho = task.local[0] if task.local else sp.S.Zero
+    spread, one = task.token_cov, Square.identity(1, task.dim)
+    error = spread @ combined.T - one + one * (rho * sum(attention.values))
+    skip, readers = attention.vectors(task)
+    if skip is None and readers is None:
+        return error, None
+    known = sp.zeros(int(task.dim), 1) if skip is None else sp.Matrix(skip)
+    if task.coef_mean is not None:
+        known += error.T.to_matrix() * task.coef_mean
+    for matrix, reader in zip(attention.score_matrices(task), readers or (), strict=False):
+        known += (one * rho + matrix @ spread).to_matrix() * sp.Matrix(reader)
+    return error, sp.ImmutableMatrix(known)
+
+
+def is_consistent(task: LinearRegression, attention: SoftmaxAttention) -> bool:
+    """Whether the limiting risk vanishes; for decimal numbers, up to their rounding."""
+    error, known = limit_error(task, attention)
+    entries = [error.scale] if error.is_isotropic else list(error.to_matrix())
+    entries = [sp.cancel(x) for x in (*entries, *(known or ()))]
+    if not any(entries):
+        return True
+    if any(x.free_symbols for x in entries):
+        return False
+    rho = task.local[0] if task.local else sp.S.Zero
+    size = sp.S.One
+    assert attention.values is not None
+    for value, matrix in zip(attention.values, attention.score_matrices(task), strict=True):
+        size += abs(value) * (rho + (task.token_cov @ matrix).max_abs())
+    return bool(max(map(abs, entries)) <= size * sp.Rational(1, 10**13) * task.dim)
 
 
 @on_specifications

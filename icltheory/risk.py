@@ -14,11 +14,18 @@ from typing import Any
 
 import sympy as sp
 
-from icltheory.attention import Attention, LinearAttention, SoftmaxAttention, on_specifications
+from icltheory.attention import (
+    OPTIONS,
+    Attention,
+    LinearAttention,
+    SoftmaxAttention,
+    on_specifications,
+)
 from icltheory.errors import InvalidInput, OutOfDomain
-from icltheory.expansion import C, Kernel, U, influence_kernel, query_average
+from icltheory.expansion import PairAverage, U, influence_kernel, query_average
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
-from icltheory.limit import combined_scores, consistent_scores, head_limit, limit_risk, scalar_heads
+from icltheory.limit import consistent_scores, head_limit, is_consistent, limit_risk, scalar_heads
+from icltheory.lower_bound import lower_bound
 from icltheory.matrices import Square
 from icltheory.symbols import k, n, t, v
 from icltheory.task import LinearRegression
@@ -38,30 +45,32 @@ def head_constant(
 
     Exact: floats are read as decimals and the result is an expression. It is finite iff
     Sigma^{1/2} A_h Sigma A_h' Sigma^{1/2} has eigenvalues below 1/2 for every head; else
-    `OutOfDomain`. Inconsistent heads have no constant: `InvalidInput` with the limiting risk.
-    Source: derived here (delta method and exponential tilting).
+    `OutOfDomain`. Inconsistent heads have no constant: `InvalidInput` with the limiting risk, which
+    `head_floor` derives. Source: derived here (delta method and exponential tilting).
 
     >>> task = LinearRegression(dim=5)
     >>> float(head_constant(task, [0.35], [1 / 0.35])).__round__(4)
     19.1556
     """
-    attention = SoftmaxAttention(scores=score_matrices, values=values)
-    _require_consistent(task, attention)
-    return _constant(task, attention)
+    return loss_constant(task, SoftmaxAttention(scores=score_matrices, values=values))
 
 
-@on_specifications
+@on_specifications(supports=OPTIONS)
 def loss_constant(task: LinearRegression, attention: Attention) -> Formula:
     """lim n * risk on the consistent manifold, as a Formula in (d, noise_var, t), scores k = sqrt(t).
 
     One head: A = k Sigma^{-1}, v = 1/k. Two heads: the symmetric pair +-k with values +-1/(2k).
     Linear attention: no t. An attention with explicit scores and values is evaluated as it is.
     Holds for 0 < t < 1/2. More heads without scores have no canonical family: `InvalidInput`.
+    Prior knowledge and local examples are in `icltheory.prior` and `icltheory.local`; the query
+    token inside the softmax changes no constant.
 
     >>> from icltheory.symbols import d, noise_var
     >>> loss_constant(LinearRegression(dim=d, noise_var=noise_var), SoftmaxAttention(heads=1)).expr
     (1/(1 - 2*t) + (noise_var + 1)/t)/(1 - 2*t)**(d/2)
     """
+    if (scenario := _scenario(task, attention)) is not None:
+        return scenario.loss_constant(task, attention)
     if isinstance(attention, LinearAttention):
         return _linear_constant(task)
     if attention.scores is not None:
@@ -83,12 +92,13 @@ def loss_constant(task: LinearRegression, attention: Attention) -> Formula:
     )
 
 
-@on_specifications
+@on_specifications(supports=OPTIONS)
 def optimal_loss_constant(task: LinearRegression, attention: Attention) -> Formula:
     """Infimum of lim n * risk over scores and values, for any number of heads.
 
     One head: attained at a finite t, `minimizer[t]`. Two or more heads: approached by small
-    opposite scores, never attained. Linear attention: attained at the consistent matrix.
+    opposite scores, never attained. Linear attention: attained at the consistent matrix. Prior
+    knowledge and local examples as in `loss_constant`.
 
     >>> best = optimal_loss_constant(LinearRegression(dim=5), SoftmaxAttention(heads=1))
     >>> round(float(best), 4), round(float(best.minimizer[t]), 5)
@@ -102,6 +112,8 @@ def optimal_loss_constant(task: LinearRegression, attention: Attention) -> Formu
             "the scores are given, nothing is left to optimise; use icl.loss_constant, or leave "
             "the scores out."
         )
+    if (scenario := _scenario(task, attention)) is not None:
+        return scenario.optimal_loss_constant(task, attention)
     if isinstance(attention, LinearAttention):
         return _linear_constant(task)
     if attention.heads == 1:
@@ -109,35 +121,15 @@ def optimal_loss_constant(task: LinearRegression, attention: Attention) -> Formu
     return _infimum_many_heads(task, attention)
 
 
-@on_specifications
-def multihead_gain(task: LinearRegression) -> Formula:
-    """How many times more examples one head needs than several, to leading order.
-
-    The ratio of the two optimal loss constants, exact for every d. Its limit for d -> infinity is
-    e: `multihead_gain(task).limit(d, oo)`.
-
-    >>> round(float(multihead_gain(LinearRegression(dim=5))), 4)
-    3.1926
-    """
-    one = optimal_loss_constant(task, SoftmaxAttention(heads=1))
-    many = optimal_loss_constant(task, SoftmaxAttention(heads=2))
-    return Formula(
-        "gain of several heads over one",
-        one.expr / many.expr,
-        validity=task.validity,
-        references=_SOURCES,
-        steps=(*one.steps, *many.steps),
-    )
-
-
-@on_specifications
+@on_specifications(supports=("coef_mean", "local", "skip", "feature_values"))
 def finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
     """Exact risk at every prompt length n, as a Formula in n and the value scale v.
 
     Linear attention: prediction (v/n) sum_i y_i x_i' Sigma^{-1} x_q; centred, the same with the
     prompt means removed and n - 1. Two or more softmax heads: the limit of small opposite scores
-    with sum_h v_h k_h = v, which is the centred layer with v (n-1)/n. One softmax head has no
-    closed form: use `numeric.exact_risk`. Source: derived here.
+    with sum_h v_h k_h = v, which is the centred layer with v (n-1)/n. What else is free is at its
+    best: on local examples sum_h v_h, with a prior mean the skip path and the values that read
+    features. One softmax head has no closed form: use `numeric.exact_risk`. Source: derived here.
 
     >>> finite_prompt_risk(LinearRegression(dim=5), LinearAttention()).expr
     (v - 1)**2 + 6*v**2/n
@@ -149,6 +141,8 @@ def finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
             f"numeric.exact_risk(task, attention, prompt_length, ...). Two heads (in the limit of "
             f"small opposite scores) and linear attention have one."
         )
+    if (scenario := _scenario(task, attention)) is not None:
+        return scenario.finite_prompt_risk(task, attention)
     # f is an average of i.i.d. terms given theta and the query: bias (v - 1) theta.x_q, and the
     # variance of one term over their number.
     average, variance = _linear_constant(task), sp.Dummy("m", positive=True)
@@ -178,7 +172,7 @@ def finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
     )
 
 
-@on_specifications
+@on_specifications(supports=("coef_mean", "local", "skip", "feature_values"))
 def optimal_finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
     """Minimum over v of `finite_prompt_risk`; the minimiser is `minimizer[v]`.
 
@@ -202,6 +196,20 @@ def optimal_finite_prompt_risk(task: LinearRegression, attention: Attention) -> 
     )
 
 
+def _scenario(task: LinearRegression, attention: Attention) -> Any:
+    """The module of local examples or of prior knowledge where it has the answer, else None.
+
+    Values that read labels only see a prior mean through E theta theta', which is in every formula
+    here already.
+    """
+    from icltheory import local, prior  # they build on this module
+
+    explicit = isinstance(attention, SoftmaxAttention) and attention.scores is not None
+    if {"skip", "feature_values"} & set(attention.options):
+        return prior
+    return local if task.local is not None and not explicit else None
+
+
 # -- the mechanism -------------------------------------------------------------------------------
 
 
@@ -212,17 +220,11 @@ def _constant(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
     assert values is not None
     kernel = influence_kernel("softmax")
     used = [h for h, value in enumerate(values) if value != 0]
-    terms, conditions = [], [task.validity]
-    # Single heads first: where they are all finite, so is every pair (Cauchy-Schwarz).
-    for h, other in [(h, h) for h in used] + list(combinations(used, 2)):
-        try:
-            pair = query_average(task, kernel, matrices[h], matrices[other])
-        except OutOfDomain as error:
-            raise _infinite(h, matrices[h]) from error
-        if other == h:
-            conditions.append(pair.finite)
+    pairs = pair_averages(task, matrices, used)
+    terms, conditions = [], [task.validity, *(pairs[h, h].finite for h in used)]
+    for (h, other), pair in pairs.items():
         weight = values[h] * values[other] * (1 if other == h else 2)
-        terms.append(_in_t(pair.normaliser) * _tidy(weight * pair.bracket))
+        terms.append(in_t(pair.normaliser) * _tidy(weight * pair.bracket))
     expr = sp.Add(*terms)
     if not expr.free_symbols and _came_from_floats(attention):
         expr = expr.evalf(30)
@@ -240,10 +242,24 @@ def _constant(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
     return Formula(
         f"loss constant, {attention.description}",
         expr,
-        validity=_in_t(sp.And(*conditions)),
+        validity=in_t(sp.And(*conditions)),
         references=_SOURCES,
         steps=steps,
     )
+
+
+def pair_averages(
+    task: LinearRegression, matrices: Sequence[Square], used: Sequence[int]
+) -> dict[tuple[int, int], PairAverage]:
+    """The kernel of every pair h <= l of the heads `used`; `OutOfDomain` names an infinite head."""
+    kernel, out = influence_kernel("softmax"), {}
+    # Single heads first: where they are all finite, so is every pair (Cauchy-Schwarz).
+    for h, other in [(h, h) for h in used] + list(combinations(used, 2)):
+        try:
+            out[h, other] = query_average(task, kernel, matrices[h], matrices[other])
+        except OutOfDomain as error:
+            raise _infinite(h, matrices[h]) from error
+    return out
 
 
 def _linear_constant(task: LinearRegression) -> Formula:
@@ -297,36 +313,22 @@ def _optimal_one_head(task: LinearRegression) -> Formula:
 
 
 def _infimum_many_heads(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
-    """A lower bound for any heads, and the symmetric pair that approaches it.
-
-    K(u) = (R + noise + c) e^u is a positive combination of powers of Gram matrices (c being one as
-    well), so V is at least its part of first order, and consistency pins that part: it is the
-    kernel's first-order term at the single matrix sum_h v_h A_h = Sigma^{-1}.
-    """
-    kernel = influence_kernel("softmax")
-    eps = sp.Symbol("epsilon")
-    scaled = (kernel.polynomial * sp.exp(kernel.rate * U)).subs({U: eps * U, C: eps * C})
-    first_order = Kernel(sp.expand(sp.diff(scaled, eps).subs(eps, 0)), sp.S.Zero)
-    matrix = consistent_scores(task)
-    bound = sp.expand(query_average(task, first_order, matrix, matrix).bracket)
+    """The lower bound for any heads, and the symmetric pair that approaches it."""
+    bound = lower_bound(task)
     constant = loss_constant(task, SoftmaxAttention(heads=2))
     # V = N(t)/t with N(0) = 0, so its limit is N'(0).
-    times_t = sp.Add(*(t * term for term in _distribute(constant.expr).args))
+    times_t = sp.Add(*(t * term for term in distribute(constant.expr).args))
     limit = sp.expand(sp.diff(times_t, t).subs(t, 0))
-    if times_t.subs(t, 0) != 0 or sp.expand(limit - bound) != 0:
-        raise AssertionError(f"the pair tends to {limit}, the lower bound is {bound}")
+    if times_t.subs(t, 0) != 0 or sp.expand(limit - bound.expr) != 0:
+        raise AssertionError(f"the pair tends to {limit}, the lower bound is {bound.expr}")
     return Formula(
         f"optimal loss constant, {attention.description}",
-        bound,
+        bound.expr,
         validity=task.validity,
         references=constant.references,
         steps=(
             *constant.steps,
-            Step(
-                "lower bound for any heads: the kernel's first order, all orders being positive",
-                sp.Eq(sp.Symbol("K_1"), first_order.polynomial),
-            ),
-            Step("averaged over the query", sp.Ge(sp.Symbol("V"), bound)),
+            *bound.steps[1:],
             Step(
                 "limit of the symmetric pair",
                 sp.Eq(sp.Limit(constant.expr, t, 0), limit, evaluate=False),
@@ -353,7 +355,7 @@ def _weight_slope() -> sp.Eq:
 # -- algebra -------------------------------------------------------------------------------------
 
 
-def _in_t(expr: Any) -> Any:
+def in_t(expr: Any) -> Any:
     """k^2 = t: the constants depend on the square only."""
     return expr.subs(k, sp.sqrt(t)) if expr.has(k) else expr
 
@@ -362,11 +364,14 @@ def _tidy(bracket: sp.Expr) -> sp.Expr:
     """Partial fractions in k^2, so that the power of 1 - 2t stays the only power."""
     if not bracket.has(k):
         return bracket
-    terms = sp.apart(sp.cancel(_in_t(sp.cancel(bracket))), t)
-    return sp.Add(*(_positive_denominator(term) for term in sp.Add.make_args(terms)))
+    squared = in_t(sp.cancel(bracket))
+    if squared.has(sp.sqrt(t)):  # local examples: odd in k
+        return sp.factor(squared)
+    terms = sp.apart(sp.cancel(squared), t)
+    return sp.Add(*(positive_denominator(term) for term in sp.Add.make_args(terms)))
 
 
-def _positive_denominator(term: sp.Expr) -> sp.Expr:
+def positive_denominator(term: sp.Expr) -> sp.Expr:
     """a/(2t - 1) as (-a)/(1 - 2t), for 0 < t < 1/2; common numeric factors cancel."""
     numerator, denominator = sp.fraction(sp.factor(term))
     constant, rest = sp.factor_terms(denominator).as_independent(t, as_Add=False)
@@ -382,7 +387,7 @@ def _combine_opposite_powers(expr: sp.Expr) -> sp.Expr:
     (1 -+ 2t)^e = (1 - 4t^2)^{e/2} (cosh(e y) -+ sinh(e y)) with y = artanh 2t.
     """
     y, square = sp.atanh(2 * t), 1 - 4 * t**2
-    expr = _distribute(expr)
+    expr = distribute(expr)
 
     def through_artanh(base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
         if base == 1 - 2 * t:
@@ -391,7 +396,7 @@ def _combine_opposite_powers(expr: sp.Expr) -> sp.Expr:
             return square ** (exponent / 2) * (sp.cosh(exponent * y) + sp.sinh(exponent * y))
         return sp.Pow(base, exponent)
 
-    combined = _distribute(expr.replace(sp.Pow, through_artanh))
+    combined = distribute(expr.replace(sp.Pow, through_artanh))
     collected = sp.collect(combined, sorted(combined.atoms(sp.sinh, sp.cosh), key=str))
     return sp.Add(*(sp.factor_terms(term) for term in sp.Add.make_args(collected)))
 
@@ -401,7 +406,7 @@ def _apart(expr: sp.Expr, variable: sp.Expr) -> sp.Expr:
     return sp.apart(expr, variable) if variable.is_Symbol and expr.has(variable) else expr
 
 
-def _distribute(expr: sp.Expr) -> sp.Expr:
+def distribute(expr: sp.Expr) -> sp.Expr:
     """Products over sums at the top level only; `expand` would multiply out the powers as well."""
     terms = []
     for term in sp.Add.make_args(expr):
@@ -418,20 +423,12 @@ def _came_from_floats(attention: SoftmaxAttention) -> bool:
 
 
 def _require_consistent(task: LinearRegression, attention: SoftmaxAttention) -> None:
-    gap = combined_scores(task, attention) - consistent_scores(task)
-    if gap.is_zero():
+    if is_consistent(task, attention):
         return
-    if not gap.free_symbols():
-        # Decimal inputs satisfy the condition up to their rounding.
-        matrices = attention.score_matrices(task)
-        assert attention.values is not None
-        size = sum(abs(v) * a.max_abs() for v, a in zip(attention.values, matrices, strict=True))
-        if gap.max_abs() <= size * sp.Rational(1, 10**13) * task.dim:
-            return
     floor = limit_risk(task, attention)
     raise InvalidInput(
         f"the heads are not consistent: sum_h v_h A_h differs from Sigma^{{-1}}, so the risk tends "
-        f"to {sp.N(floor.expr, 6)} instead of 0 and no 1/n constant exists. Rescale the values."
+        f"to {sp.N(floor.expr, 6)} instead of 0 and no 1/n constant exists (icl.head_floor). Rescale the values."
     )
 
 

@@ -23,6 +23,8 @@ beta = sp.Symbol("beta", positive=True)
 tau = sp.Symbol("tau", positive=True)
 delta = sp.Symbol("delta", positive=True)
 time = sp.Symbol("time", nonnegative=True)
+g = sp.Symbol("g", nonnegative=True)
+share = sp.Symbol("share", real=True)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ TABLE: dict[sp.Symbol, SymbolInfo] = {
         SymbolInfo(beta, "standard deviation of the scores over sqrt(2 log n)", "> 0", r"\beta"),
         SymbolInfo(tau, "standard deviation of the score scale over queries", "> 0", r"\tau"),
         SymbolInfo(delta, "probability of failure", "> 0", r"\delta"),
+        SymbolInfo(g, "score scale tau k of a scalar head on local examples", ">= 0", "g"),
+        SymbolInfo(share, "part of the deviation from the prior mean that is read", "real", "a"),
         SymbolInfo(time, "time of the flow, step size times steps on half the risk", ">= 0", "t"),
     )
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from icltheory.errors import InvalidInput
 from icltheory.matrices import Square
-from icltheory.task import LinearRegression
+from icltheory.task import LinearRegression, refuse_options
 
 
 def matrix_array(matrix: Square) -> np.ndarray:
@@ -40,8 +40,25 @@ class TaskArrays:
 
     @cached_property
     def coef_cov(self) -> np.ndarray:
-        """M, (d, d)."""
+        """M, (d, d): the covariance around `coef_mean`."""
         return matrix_array(self.task.coef_cov)
+
+    @cached_property
+    def coef_moment(self) -> np.ndarray:
+        """E theta theta', (d, d)."""
+        return matrix_array(self.task.coef_moment)
+
+    @cached_property
+    def coef_mean(self) -> np.ndarray:
+        """theta_0, (d,)."""
+        mean = self.task.coef_mean
+        return np.zeros(self.dim) if mean is None else np.array([float(x) for x in mean])
+
+    @cached_property
+    def local(self) -> tuple[float, float]:
+        """(rho, tau) of x_i | x_q ~ N(rho x_q, tau^2 Sigma)."""
+        rho, tau = self.task.local or (0, 1)
+        return float(rho), float(tau)
 
     @cached_property
     def feature_root(self) -> np.ndarray:
@@ -54,15 +71,22 @@ class TaskArrays:
         return _root(self.task.coef_cov)
 
 
+# What `task_arrays` lets through where a function knows every scenario of a task.
+SCENARIOS = ("coef_mean", "local")
+
+
 @lru_cache(maxsize=256)
-def task_arrays(task: LinearRegression) -> TaskArrays:
-    """`task` as arrays; `InvalidInput` if it is no task or still contains symbols."""
+def task_arrays(task: LinearRegression, supports: tuple[str, ...] = ()) -> TaskArrays:
+    """`task` as arrays; `InvalidInput` if it is no task, still contains symbols, or has an option
+    ("coef_mean", "local") that is not among `supports`."""
     if not isinstance(task, LinearRegression):
         raise InvalidInput(
             f"task has type {type(task).__name__}; pass icl.LinearRegression(dim=5)."
         )
+    refuse_options(task.scenario, supports)
     free = task.dim.free_symbols | task.noise_var.free_symbols
     free |= task.feature_cov.free_symbols() | task.coef_cov.free_symbols()
+    free = free.union(*(x.free_symbols for x in (task.coef_mean, *(task.local or ())) if x))
     if free:
         names = ", ".join(sorted(str(s) for s in free))
         raise InvalidInput(f"the task still contains {names}; numbers are needed here, e.g. dim=5.")

@@ -1,17 +1,14 @@
 """Monte Carlo estimates of risks and loss constants, streamed, with standard errors.
 
-The objects are the risk E (f - theta.x_q)^2 of a real attention layer at prompt length n, and the
-constant lim n * risk of consistent softmax heads. Two samplers of the risk exist on purpose:
-"plain" draws whole prompts and evaluates the layer, the slow and obvious oracle; "reduced" draws
-one score coordinate a token and averages everything else exactly (derived here; the model is that
-of Cui et al., arXiv 2401.17426). Exported: `monte_carlo_risk`, `monte_carlo_constant`, `Estimate`,
-`Streaming`, and `sample_prompts` and `stream`, on which `validate` is built.
+The objects are the risk E (f - theta.x_q)^2 of a real attention layer at prompt length n (by the
+samplers of `numeric.samplers`), and the constant lim n * risk of consistent softmax heads. Exported:
+`monte_carlo_risk`, `monte_carlo_constant`, `Estimate`, `Streaming`, and `sample_prompts` and
+`stream`, on which `validate` is built.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +16,21 @@ import numpy as np
 
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
 from icltheory.errors import InfiniteVariance, InvalidInput
-from icltheory.task import LinearRegression
-from numeric.arrays import TaskArrays, finite, matrix_array, positive_integers, task_arrays
+from icltheory.task import LinearRegression, refuse_options
+from numeric.arrays import SCENARIOS, positive_integers, task_arrays
+from numeric.samplers import (
+    Heads,
+    Sampler,
+    heads_of,
+    linear_sampler,
+    linear_scale,
+    number,
+    prompt_floats,
+    softmax_sampler,
+)
+from numeric.samplers import sample_prompts as sample_prompts
 
 Seed = int | np.random.SeedSequence
-Sampler = Callable[[np.random.Generator, int], np.ndarray]
 
 _BUDGET = 2**25  # bytes that one batch may occupy with all its temporaries
 _LARGEST_PROMPT = 2**30  # bytes for a single prompt, above which the request is refused
@@ -110,7 +117,8 @@ def monte_carlo_risk(
     attention: `SoftmaxAttention(scores=..., values=...)` with any heads;
         `SoftmaxAttention(heads=1)` with score_scale k and value_scale v (A = k Sigma^{-1});
         `SoftmaxAttention(heads=2)` with k and v for the pair of scores (k, -k) and values (v, -v),
-        consistent at v = 1/(2k); `LinearAttention(...)` with value_scale a and no score_scale.
+        consistent at v = 1/(2k); `LinearAttention(...)` with value_scale a and no score_scale. A
+        skip path and feature values need their numbers.
     prompt_length: n >= 1 (>= 2 for the centred layer).
     prompts: number of independent prompts, at least 2.
     seed: integer >= 0 or `numpy.random.SeedSequence`. Every batch has its own child seed, so the
@@ -134,18 +142,17 @@ def monte_carlo_risk(
     >>> abs(risk.value - 0.270007) < 5 * risk.standard_error, risk.prompts
     (True, 20000)
     """
-    arrays = task_arrays(task)
+    arrays = task_arrays(task, SCENARIOS)
     n = single_length(prompt_length)
     if sampler not in ("reduced", "plain"):
         raise InvalidInput(f"sampler = {sampler!r} is unknown; pass 'reduced' or 'plain'.")
     if isinstance(attention, LinearAttention):
-        scale = _linear_scale(attention, n, score_scale, value_scale)
-        make = _reduced_linear if sampler == "reduced" else _plain_linear
-        draw = make(arrays, n, attention.centered, scale)
-        reduced_floats = 4  # one chi-square variable stands for all tokens
+        scale = linear_scale(attention, n, score_scale, value_scale)
+        draw = linear_sampler(arrays, n, attention.centered, scale, sampler)
+        reduced_floats = 4  # a few numbers stand for all tokens
     else:
-        heads = _heads(task, attention, score_scale, value_scale)
-        draw = (_reduced_softmax if sampler == "reduced" else _plain_softmax)(arrays, n, heads)
+        heads = heads_of(task, attention, score_scale, value_scale)
+        draw = softmax_sampler(arrays, n, heads, sampler)
         reduced_floats = 4 * n
     floats = reduced_floats if sampler == "reduced" else prompt_floats(arrays, n)
     return stream(draw, floats, prompts=prompts, seed=seed, batch=batch, progress=progress)
@@ -184,7 +191,7 @@ def monte_carlo_constant(
     >>> round(exact, 3), abs(constant.value - exact) < 5 * constant.standard_error
     (32.133, True)
     """
-    arrays = task_arrays(task)
+    arrays = task_arrays(task, ("coef_mean",))
     if isinstance(attention, LinearAttention):
         raise InvalidInput(
             "linear attention needs no sampling: its constant is a polynomial, icl.loss_constant."
@@ -196,15 +203,16 @@ def monte_carlo_constant(
         and score_scale is not None
         and value_scale is None
     ):
-        k = _number(score_scale, "score_scale")
+        k = number(score_scale, "score_scale")
         value_scale = 1 / (attention.heads * k) if k else 0.0  # k = 0 is refused as inconsistent
-    heads = _heads(task, attention, score_scale, value_scale)
+    heads = heads_of(task, attention, score_scale, value_scale)
+    refuse_options(attention.options, ("include_query",))
     root, values = arrays.feature_root, heads.values
     whitened = [root @ a @ root for a in heads.matrices]
     _require_consistent(whitened, values)
     _require_finite_variance(whitened, values, heads)
     label_var = arrays.signal + arrays.noise_var
-    signal_form = root @ arrays.coef_cov @ root
+    signal_form = root @ arrays.coef_moment @ root
     total = math.fsum(values)
     pairs = [
         (h, other, values[h] * values[other] * (1 if other == h else 2))
@@ -227,33 +235,7 @@ def monte_carlo_constant(
     return stream(draw, arrays.dim * (len(values) + 3), prompts=prompts, seed=seed)
 
 
-# -- prompts and streams, shared with validate -----------------------------------------------------
-
-
-def sample_prompts(
-    arrays: TaskArrays, prompt_length: int, size: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """`size` fresh prompts: X (B, n, d), y (B, n), query (B, d), and theta.x_q (B,).
-
-    Coefficients are Gaussian with covariance M.
-
-    >>> import icltheory as icl
-    >>> arrays = task_arrays(icl.LinearRegression(dim=2))
-    >>> [a.shape for a in sample_prompts(arrays, 4, 3, np.random.default_rng(0))]
-    [(3, 4, 2), (3, 4), (3, 2), (3,)]
-    """
-    n, d = prompt_length, arrays.dim
-    features = rng.standard_normal((size, n, d)) @ arrays.feature_root
-    query = rng.standard_normal((size, d)) @ arrays.feature_root
-    theta = rng.standard_normal((size, d)) @ arrays.coef_root
-    labels = np.matmul(features, theta[:, :, None])[:, :, 0]
-    labels += math.sqrt(arrays.noise_var) * rng.standard_normal((size, n))
-    return features, labels, query, np.einsum("bj,bj->b", theta, query)
-
-
-def prompt_floats(arrays: TaskArrays, prompt_length: int) -> int:
-    """Float64 values that one prompt of `sample_prompts` and its evaluation occupy at once."""
-    return prompt_length * (2 * arrays.dim + 4)
+# -- streams, shared with validate -----------------------------------------------------------------
 
 
 def stream(
@@ -324,168 +306,6 @@ def single_length(prompt_length: Any, minimum: int = 1) -> int:
     return int(_single(prompt_length, "prompt_length", minimum))
 
 
-# -- the heads ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Heads:
-    """Heads with numbers everywhere; `scales` are the k_h of scalar heads, else None."""
-
-    matrices: list[np.ndarray]
-    values: list[float]
-    scales: list[float] | None
-
-
-def _heads(task: LinearRegression, attention: Any, score_scale: Any, value_scale: Any) -> _Heads:
-    if not isinstance(attention, SoftmaxAttention):
-        raise InvalidInput(
-            f"attention has type {type(attention).__name__}; pass icl.SoftmaxAttention(...) or "
-            f"icl.LinearAttention(...)."
-        )
-    if attention.scores is None:
-        attention = _with_scales(attention, score_scale, value_scale)
-    elif score_scale is not None or value_scale is not None:
-        raise InvalidInput(
-            "this attention has its own scores; score_scale and value_scale must stay None."
-        )
-    if attention.values is None:
-        raise InvalidInput(
-            "this attention has scores but no values; pass "
-            "icl.SoftmaxAttention(scores=..., values=...)."
-        )
-    assert attention.scores is not None
-    free = set().union(*(x.free_symbols for x in (*attention.scores, *attention.values)))
-    if free:
-        names = ", ".join(sorted(str(s) for s in free))
-        raise InvalidInput(f"the heads still contain {names}; numbers are needed here.")
-    return _Heads(
-        [matrix_array(a) for a in attention.score_matrices(task)],
-        [float(v) for v in attention.values],
-        [float(k) for k in attention.scores] if attention.has_scalar_scores else None,
-    )
-
-
-def _with_scales(
-    attention: SoftmaxAttention, score_scale: Any, value_scale: Any
-) -> SoftmaxAttention:
-    if attention.heads > 2:
-        raise InvalidInput(
-            f"{attention.heads} heads have no canonical family; pass "
-            f"icl.SoftmaxAttention(scores=..., values=...)."
-        )
-    missing = [
-        name
-        for name, value in (("score_scale", score_scale), ("value_scale", value_scale))
-        if value is None
-    ]
-    if missing:
-        consistent = "1/k" if attention.heads == 1 else "1/(2k)"
-        raise InvalidInput(
-            f"{' and '.join(missing)} missing: pass score_scale=k and value_scale=v (consistent at "
-            f"v = {consistent}), or icl.SoftmaxAttention(scores=..., values=...)."
-        )
-    k, v = _number(score_scale, "score_scale"), _number(value_scale, "value_scale")
-    if attention.heads == 1:
-        return SoftmaxAttention(scores=[k], values=[v])
-    return SoftmaxAttention(scores=[k, -k], values=[v, -v])
-
-
-def _linear_scale(attention: LinearAttention, n: int, score_scale: Any, value_scale: Any) -> float:
-    if score_scale is not None:
-        raise InvalidInput("linear attention has no score_scale; pass value_scale=a only.")
-    if value_scale is None:
-        raise InvalidInput("value_scale missing: pass value_scale=a, f = (a/n) sum_i y_i x_i'x_q.")
-    if attention.centered and n < 2:
-        raise InvalidInput("prompt_length = 1: the centred layer divides by n - 1; pass n >= 2.")
-    return _number(value_scale, "value_scale")
-
-
-# -- samplers of the squared error -------------------------------------------------------------------
-
-
-def _reduced_softmax(arrays: TaskArrays, n: int, heads: _Heads) -> Sampler:
-    """Risk given |x_q| = r and the whitened scores z_i: all weights W_i are functions of these."""
-    if heads.scales is None:
-        raise InvalidInput(
-            "sampler='reduced' needs scalar heads (a number k_h means A_h = k_h Sigma^{-1}); "
-            "these are matrices. Pass sampler='plain'."
-        )
-    scales, values = heads.scales, heads.values
-    total = math.fsum(values)
-
-    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
-        radius = np.sqrt(rng.chisquare(arrays.dim, size))
-        z = rng.standard_normal((size, n))
-        weights = np.full((size, n), total / n)
-        for k, v in zip(scales, values, strict=True):
-            # w_i - 1/n = (e_i - mean e) / (n (1 + mean e)) with e_i = expm1(s_i - c) for any c: no
-            # cancellation between small opposite scores; c = max s_i, so nothing overflows.
-            e = (k * radius)[:, None] * z
-            e -= e.max(axis=1, keepdims=True)
-            np.expm1(e, out=e)
-            mean = e.mean(axis=1, keepdims=True)
-            e -= mean
-            e *= v / (n * (1 + mean))
-            weights += e
-        read = np.einsum("bi,bi->b", weights, z)
-        return _conditional_risk(arrays, radius, read, np.einsum("bi,bi->b", weights, weights))
-
-    return draw
-
-
-def _reduced_linear(arrays: TaskArrays, n: int, centered: bool, scale: float) -> Sampler:
-    """W_i = a r z_i / n, so that only sum z_i^2 matters; centring leaves n - 1 of the n terms."""
-    count = n - 1 if centered else n
-
-    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
-        radius = np.sqrt(rng.chisquare(arrays.dim, size))
-        power = rng.chisquare(count, size) / count
-        read = scale * radius * power
-        return _conditional_risk(arrays, radius, read, scale * radius * read / count)
-
-    return draw
-
-
-def _conditional_risk(
-    arrays: TaskArrays, radius: np.ndarray, read: np.ndarray, square: np.ndarray
-) -> np.ndarray:
-    """R times the risk at Sigma = I, M = I/d, noise_var/R, given r, sum W_i z_i and sum W_i^2.
-
-    With scores proportional to Sigma^{-1} the error is isotropic in whitened coordinates, so that
-    Sigma and M enter through R = tr(Sigma M) only.
-    """
-    d, noise = arrays.dim, arrays.noise_var / arrays.signal
-    return arrays.signal * ((radius - read) ** 2 / d + ((d - 1) / d + noise) * square)
-
-
-def _plain_softmax(arrays: TaskArrays, n: int, heads: _Heads) -> Sampler:
-    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
-        features, labels, query, target = sample_prompts(arrays, n, size, rng)
-        prediction = np.zeros(size)
-        for a, v in zip(heads.matrices, heads.values, strict=True):
-            scores = np.matmul(features, (query @ a)[:, :, None])[:, :, 0]
-            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-            weights /= weights.sum(axis=1, keepdims=True)
-            prediction += v * (weights * labels).sum(axis=1)
-        return (prediction - target) ** 2
-
-    return draw
-
-
-def _plain_linear(arrays: TaskArrays, n: int, centered: bool, scale: float) -> Sampler:
-    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
-        features, labels, query, target = sample_prompts(arrays, n, size, rng)
-        whitened = np.linalg.solve(arrays.feature_cov, query.T).T
-        scores = np.matmul(features, whitened[:, :, None])[:, :, 0]
-        if centered:
-            labels = labels - labels.mean(axis=1, keepdims=True)
-            scores = scores - scores.mean(axis=1, keepdims=True)
-        prediction = scale / (n - 1 if centered else n) * (labels * scores).sum(axis=1)
-        return (prediction - target) ** 2
-
-    return draw
-
-
 # -- the constant ------------------------------------------------------------------------------------
 
 
@@ -507,9 +327,7 @@ def _require_consistent(whitened: list[np.ndarray], values: list[float]) -> None
         )
 
 
-def _require_finite_variance(
-    whitened: list[np.ndarray], values: list[float], heads: _Heads
-) -> None:
+def _require_finite_variance(whitened: list[np.ndarray], values: list[float], heads: Heads) -> None:
     for h, first in enumerate(whitened):
         for other in range(h, len(whitened)):
             if values[h] * values[other] == 0:
@@ -533,13 +351,6 @@ def _require_finite_variance(
 
 
 # -- numbers -----------------------------------------------------------------------------------------
-
-
-def _number(value: Any, name: str) -> float:
-    array = finite(value, name)
-    if array.shape != ():
-        raise InvalidInput(f"{name} has shape {array.shape}; pass one number.")
-    return float(array)
 
 
 def _single(value: Any, name: str, minimum: int) -> float:

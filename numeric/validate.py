@@ -16,7 +16,7 @@ import numpy as np
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
 from icltheory.errors import IclTheoryError, InvalidInput
 from icltheory.task import LinearRegression
-from numeric.arrays import positive_integers, task_arrays
+from numeric.arrays import SCENARIOS, positive_integers, task_arrays
 from numeric.compare import Comparison, compare
 from numeric.montecarlo import (
     Estimate,
@@ -77,7 +77,7 @@ def validate(
     >>> [row.verdict for row in table]
     ['agrees']
     """
-    task_arrays(task)
+    task_arrays(task, SCENARIOS)
     lengths = [int(n) for n in positive_integers(prompt_lengths, "prompt_lengths").ravel()]
     if attention is None:
         attention = getattr(model, "attention", None)
@@ -131,7 +131,7 @@ def measure_risk(
     >>> abs(risk.value - 1) < 5 * risk.standard_error
     True
     """
-    arrays = task_arrays(task)
+    arrays = task_arrays(task, SCENARIOS)
     n = single_length(prompt_length)
     call = _array_caller(model)
 

@@ -2,7 +2,7 @@
 
 Both map a batch of prompts (X[B, n, d], y[B, n], query[B, d]) to predictions [B], in float64 and in
 the conventions of `icltheory.attention`: score x_q' A_h x_i, no 1/sqrt(d), the query outside the
-softmax.
+softmax unless an option puts it in.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import nn
 
 import icltheory as icl
 from icltheory.errors import InvalidInput
-from numeric.arrays import finite, positive_integers, task_arrays
+from numeric.arrays import SCENARIOS, finite, positive_integers, task_arrays
 
 _STARTS = ("opposite", "same", "random")
 # Size of the values at the start. The risk of a pair is flat along v k = constant towards its
@@ -55,6 +55,9 @@ class SoftmaxAttention(nn.Module):
     score_std: standard deviation of the entries of A_h at the start (of K_h and Q_h around
         score_std^{1/2} times the identity when not merged).
     seed: of the start.
+    include_query: the token (query, 0) is in every softmax.
+    skip: a parameter `skip` (dim,), the path skip.query to the prediction; 0 at the start.
+    feature_values: a parameter `u` (heads, dim), the values being v_h y_i + u_h.x_i; 0 at the start.
 
     Forward: X (B, n, dim), y (B, n), query (B, dim) -> (B,). Errors: `InvalidInput`.
 
@@ -62,6 +65,9 @@ class SoftmaxAttention(nn.Module):
     >>> model(torch.zeros(4, 6, 3).double(), torch.ones(4, 6).double(), torch.ones(4, 3).double())
     tensor([0., 0., 0., 0.], dtype=torch.float64, grad_fn=...)
     """
+
+    skip: nn.Parameter | None
+    u: nn.Parameter | None
 
     def __init__(
         self,
@@ -72,12 +78,15 @@ class SoftmaxAttention(nn.Module):
         values: str = "opposite",
         score_std: float = 0.1,
         seed: int = 0,
+        include_query: bool = False,
+        skip: bool = False,
+        feature_values: bool = False,
     ) -> None:
         super().__init__()
         if values not in _STARTS:
             raise InvalidInput(f"values = {values!r} is not one of {', '.join(_STARTS)}.")
         self.dim, self.heads = count(dim, "dim"), count(heads, "heads")
-        self.merged = bool(merged)
+        self.merged, self.include_query = bool(merged), bool(include_query)
         generator, score_std = generator_of(seed), spread(score_std, "score_std")
         shape = (self.heads, self.dim, self.dim)
         if merged:
@@ -88,16 +97,29 @@ class SoftmaxAttention(nn.Module):
             self.K = nn.Parameter(centre + score_std * normal(shape, generator))
             self.Q = nn.Parameter(centre + score_std * normal(shape, generator))
             self.V = nn.Parameter(_start_values(self.heads, values, generator))
+        zeros = {"skip": (self.dim,), "u": (self.heads, self.dim)}
+        for name, wanted in (("skip", skip), ("u", feature_values)):
+            start = nn.Parameter(torch.zeros(zeros[name], dtype=torch.float64)) if wanted else None
+            self.register_parameter(name, start)
 
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that determine the shapes."""
-        return {"dim": self.dim, "heads": self.heads, "merged": self.merged}
+        return {"dim": self.dim, "heads": self.heads, "merged": self.merged, **self._options()}
+
+    def _options(self) -> dict[str, Any]:
+        """The options in use, as arguments."""
+        used = {
+            "include_query": self.include_query,
+            "skip": self.skip is not None,
+            "feature_values": self.u is not None,
+        }
+        return {name: True for name, value in used.items() if value}
 
     @property
     def attention(self) -> icl.SoftmaxAttention:
         """The specification whose optimum this model is held against."""
-        return icl.SoftmaxAttention(heads=self.heads)
+        return icl.SoftmaxAttention(heads=self.heads, **self._options())
 
     def _parts(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self.merged:
@@ -106,8 +128,15 @@ class SoftmaxAttention(nn.Module):
 
     def forward(self, X: torch.Tensor, y: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
         matrices, values = self._parts()
+        if self.include_query:
+            X = torch.cat([X, query[:, None]], dim=1)
+            y = torch.cat([y, torch.zeros_like(y[:, :1])], dim=1)
         scores = torch.einsum("bi,hij->bhj", query, matrices) @ X.transpose(1, 2)
-        return (torch.softmax(scores, dim=-1) @ y[:, :, None])[:, :, 0] @ values
+        weights = torch.softmax(scores, dim=-1)
+        prediction = (weights @ y[:, :, None])[:, :, 0] @ values
+        if self.u is not None:
+            prediction = prediction + torch.einsum("bhi,hi->b", weights @ X, self.u)
+        return prediction if self.skip is None else prediction + query @ self.skip
 
     def score_matrices(self) -> np.ndarray:
         """A_h, (heads, dim, dim)."""
@@ -119,11 +148,17 @@ class SoftmaxAttention(nn.Module):
 
     def specification(self) -> icl.SoftmaxAttention:
         """The layer as it stands, as a specification with explicit scores and values."""
-        return icl.SoftmaxAttention(scores=list(self.score_matrices()), values=list(self.values()))
+        return icl.SoftmaxAttention(
+            scores=list(self.score_matrices()),
+            values=list(self.values()),
+            include_query=self.include_query,
+            skip=False if self.skip is None else self.skip.detach().numpy(),
+            feature_values=False if self.u is None else list(self.u.detach().numpy()),
+        )
 
     def learned(self, task: icl.LinearRegression) -> Learned:
         """Score scales, values and their sums, for the feature covariance of `task`."""
-        arrays = task_arrays(task)
+        arrays = task_arrays(task, SCENARIOS)
         if arrays.dim != self.dim:
             raise InvalidInput(f"the task has dim = {arrays.dim}, the model {self.dim}.")
         products = self.score_matrices() @ arrays.feature_cov

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from icltheory.errors import CheckpointError, InvalidInput, TrainingDiverged
 from icltheory.task import LinearRegression
-from numeric.arrays import TaskArrays, finite, positive_integers, task_arrays
+from numeric.arrays import SCENARIOS, TaskArrays, finite, positive_integers, task_arrays
 from numeric.finite.averaged import AveragedRisk
 from numeric.finite.checkpoint import check_fits, read, save
 from numeric.montecarlo import child_seed, sample_prompts, seed_sequence
@@ -311,7 +311,7 @@ def shared_settings(
 
 def fitting(model: nn.Module, task: LinearRegression) -> TaskArrays:
     """The arrays of the task, if the model can be trained on it."""
-    arrays = task_arrays(task)
+    arrays = task_arrays(task, SCENARIOS)
     if not isinstance(model, nn.Module):
         raise InvalidInput(f"model has type {type(model).__name__}; pass a torch module.")
     if getattr(model, "dim", arrays.dim) != arrays.dim:
