@@ -220,7 +220,7 @@ def trained_row(
     }
     k, value = float(best.score_scale), float(best.value_scale)
     if heads > 1 and start == "opposite":
-        setting["predicted"] = f"sum v k = {value:.3f}, sum v = 0"
+        setting["predicted"] = f"sum v k = {2 * k * value:.3f}, sum v = 0"
     else:
         setting["predicted"] = f"k = {k:.3f}, {'' if heads == 1 else 'sum '}v = {value:.3f}"
     return estimate_row(setting, float(best.risk), risk, allowance=TRAINED)
