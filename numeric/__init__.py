@@ -3,6 +3,9 @@
 `numeric.finite` is the only door to torch; importing `numeric` does not load it.
 """
 
+from numeric.architecture_map import ArchitectureMap as ArchitectureMap
+from numeric.architecture_map import architecture_map as architecture_map
+from numeric.bayes import bayes_risk as bayes_risk
 from numeric.block_optimum import BlockOptimum as BlockOptimum
 from numeric.block_optimum import PromptLength as PromptLength
 from numeric.block_optimum import optimal_block_risk as optimal_block_risk
@@ -17,6 +20,7 @@ from numeric.concentration import concentration_figure as concentration_figure
 from numeric.concentration import expected_error as expected_error
 from numeric.concentration import output_moments as output_moments
 from numeric.concentration import simulated_error as simulated_error
+from numeric.conventions import approximation_error as approximation_error
 from numeric.drift import finite_prompt_flow as finite_prompt_flow
 from numeric.drift import valley_drift as valley_drift
 from numeric.exponents import LocalExponent as LocalExponent
@@ -31,18 +35,31 @@ from numeric.flow_rates import FlowRates as FlowRates
 from numeric.flow_rates import flow_limit as flow_limit
 from numeric.flow_rates import flow_rates as flow_rates
 from numeric.gradients import output_gradients as output_gradients
+from numeric.heads import HeadGradient as HeadGradient
+from numeric.heads import OptimalValues as OptimalValues
+from numeric.heads import head_constant as head_constant
+from numeric.heads import optimal_values as optimal_values
 from numeric.long_prompts import long_prompt_moments as long_prompt_moments
 from numeric.montecarlo import Estimate as Estimate
 from numeric.montecarlo import monte_carlo_constant as monte_carlo_constant
 from numeric.montecarlo import monte_carlo_risk as monte_carlo_risk
+from numeric.optimal_heads import OptimalHeads as OptimalHeads
+from numeric.optimal_heads import optimal_heads as optimal_heads
+from numeric.pair_moments import pair_moments as pair_moments
 from numeric.plot import Figure as Figure
 from numeric.plot import Series as Series
 from numeric.plot import draw as draw
+from numeric.product_features import best_product_head as best_product_head
+from numeric.product_features import exact_product_risk as exact_product_risk
+from numeric.product_features import product_expansion as product_expansion
+from numeric.product_features import product_limit_risk as product_limit_risk
+from numeric.product_simulation import simulate_product_risk as simulate_product_risk
 from numeric.prompt_moments import PromptMoments as PromptMoments
 from numeric.prompt_moments import prompt_moments as prompt_moments
 from numeric.prompt_moments import weight_moment_derivatives as weight_moment_derivatives
 from numeric.risk import exact_risk as exact_risk
 from numeric.risk import optimal_risk as optimal_risk
+from numeric.scenarios import optimal_tight_prior as optimal_tight_prior
 from numeric.token_simulation import OutputSample as OutputSample
 from numeric.token_simulation import sample_tokens as sample_tokens
 from numeric.token_simulation import simulate_output as simulate_output

@@ -55,7 +55,7 @@ class Evaluator:
         self._title = formula.name
         self._shape = formula.expr.shape if isinstance(formula.expr, sp.MatrixBase) else None
         entries = list(formula.expr) if self._shape else [formula.expr]
-        self._entries = sp.lambdify(self._symbols, entries, modules=backend, cse=True)
+        self._entries = sp.lambdify(self._symbols, entries, modules=_modules(backend), cse=True)
         self._conditions = [
             (condition, sp.lambdify(self._symbols, condition, modules=backend))
             for condition in conditions(formula, symbols)
@@ -294,6 +294,17 @@ def argument(value: Any, name: str, backend: str) -> Any:
             raise InvalidInput(f"{name} has shape {array.shape}; backend 'math' takes one number.")
         return float(array)
     return array if array.ndim else float(array)
+
+
+def _modules(backend: str) -> Any:
+    """The namespaces of the generated code: the backend, and what it has no name for."""
+    return [{"LambertW": _lambert_w}, backend] if backend in ("numpy", "math") else backend
+
+
+def _lambert_w(x: Any) -> Any:
+    from scipy.special import lambertw
+
+    return lambertw(x).real
 
 
 def _floor(value: Any) -> Any:

@@ -23,7 +23,7 @@ from icltheory.errors import InvalidInput
 SUFFIXES = (".png", ".svg", ".pdf")
 
 # Okabe & Ito without the yellow, which is too light for thin lines.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 # A colour that nothing else has, so that `to_svg` can replace it by the colour of the page's text.
@@ -229,7 +229,7 @@ def _render(figure: Figure, kind: str, *, transparent: bool) -> bytes:
 
 
 def _color(series: Series) -> str:
-    return _COLORS[series.color % len(_COLORS)]
+    return COLORS[series.color % len(COLORS)]
 
 
 def _label_log_axis(axis: Any) -> None:

@@ -405,3 +405,9 @@ def test_matrix_formulas_that_cannot_be_compiled():
         numeric.compile(risk)(A=np.eye(3), u=np.ones(3), v=np.ones(3), b=1.0, noise_var=-1)
     with pytest.raises(icl.InvalidInput, match="functions known there"):
         numeric.compile(Formula("gamma", sp.gamma(k) * sp.Trace(A)))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "math", "mpmath"])
+def test_lambert_w_compiles(backend):
+    f = numeric.compile(Formula("W", sp.LambertW(t)), backend)
+    assert float(f(t=2.0)) == pytest.approx(0.8526055020137254, rel=1e-14)
