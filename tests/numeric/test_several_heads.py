@@ -260,10 +260,10 @@ def test_long_prompts_reach_the_head_constant(dim, noise, scores, values):
     assert abs(WRONG * n * risk - constant) > 1e-2
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.integers(1, 8),
-    st.floats(0, 2),
+    st.just(0.0) | st.floats(1e-3, 2),
     st.integers(2, 300),
     st.lists(st.floats(-0.8, 0.8), min_size=1, max_size=3),
 )
