@@ -1,127 +1,157 @@
 """icltheory: exact theory of in-context linear regression by attention (SymPy only)."""
 
-from icltheory import symbols as symbols
-from icltheory.attention import LinearAttention as LinearAttention
-from icltheory.attention import SoftmaxAttention as SoftmaxAttention
-from icltheory.baselines import bayes_risk_expansion as bayes_risk_expansion
-from icltheory.baselines import least_squares_risk as least_squares_risk
-from icltheory.commuting import CommutingFlow as CommutingFlow
-from icltheory.concentration import concentration_bound as concentration_bound
-from icltheory.concentration import high_probability_bound as high_probability_bound
-from icltheory.concentration import leading_gradient_error as leading_gradient_error
-from icltheory.concentration import subgaussian_bound as subgaussian_bound
-from icltheory.conventions import CONVENTIONS as CONVENTIONS
-from icltheory.conventions import Convention as Convention
-from icltheory.conventions import convention_table as convention_table
-from icltheory.convergence import convergence_rates as convergence_rates
-from icltheory.convergence import limit_point as limit_point
-from icltheory.coordinates import CoordinateCumulants as CoordinateCumulants
-from icltheory.embedding import block_constant as block_constant
-from icltheory.embedding import block_dimension_limit as block_dimension_limit
-from icltheory.embedding import block_heads as block_heads
-from icltheory.embedding import equal_block_constant as equal_block_constant
-from icltheory.embedding import pair_constant as pair_constant
-from icltheory.embedding import small_score_expansion as small_score_expansion
-from icltheory.embedding import width_constant as width_constant
-from icltheory.errors import CheckpointError as CheckpointError
-from icltheory.errors import IclTheoryError as IclTheoryError
-from icltheory.errors import InfiniteVariance as InfiniteVariance
-from icltheory.errors import InvalidInput as InvalidInput
-from icltheory.errors import OutOfDomain as OutOfDomain
-from icltheory.errors import TrainingDiverged as TrainingDiverged
-from icltheory.expansion import fourth_moment as fourth_moment
-from icltheory.expansion import leading_bias as leading_bias
-from icltheory.expansion import leading_covariance as leading_covariance
-from icltheory.expansion import leading_jacobian_error as leading_jacobian_error
-from icltheory.expansion import weight_moment as weight_moment
-from icltheory.exponents import concentration_exponent as concentration_exponent
-from icltheory.exponents import phase_exponent as phase_exponent
-from icltheory.exponents import slow_decay_law as slow_decay_law
-from icltheory.finite_prompt import endpoint_constant as endpoint_constant
-from icltheory.finite_prompt import head_expansion as head_expansion
-from icltheory.finite_prompt import optimal_linear_attention as optimal_linear_attention
-from icltheory.finite_prompt import optimal_valley_constant as optimal_valley_constant
-from icltheory.finite_prompt import valley_constant as valley_constant
-from icltheory.finite_prompt import valley_drift as valley_drift
-from icltheory.flow import Flow as Flow
-from icltheory.flow import commuting_flow as commuting_flow
-from icltheory.flow import gradient_flow as gradient_flow
-from icltheory.formula import Formula as Formula
-from icltheory.formula import Reference as Reference
-from icltheory.formula import Step as Step
-from icltheory.gaussian_output import mean_jacobian as mean_jacobian
-from icltheory.gaussian_output import mean_output as mean_output
-from icltheory.gaussian_output import output_covariance as output_covariance
-from icltheory.gaussian_output import output_error as output_error
-from icltheory.gaussian_output import output_error_expansion as output_error_expansion
-from icltheory.gaussian_output import query_averaged_error as query_averaged_error
-from icltheory.gaussian_output import response_coefficients as response_coefficients
-from icltheory.gradients import infinite_prompt_risk as infinite_prompt_risk
-from icltheory.gradients import output_gradients as output_gradients
-from icltheory.gradients import risk_gradients as risk_gradients
-from icltheory.heads import head_floor as head_floor
-from icltheory.heads import optimal_values as optimal_values
-from icltheory.heads import rank_floor as rank_floor
-from icltheory.laws.compound import GammaScaleMixture as GammaScaleMixture
-from icltheory.laws.compound import GaussianMixture as GaussianMixture
-from icltheory.laws.compound import RegressionTokens as RegressionTokens
-from icltheory.laws.compound import ScaleMixture as ScaleMixture
-from icltheory.laws.empirical import Empirical as Empirical
-from icltheory.laws.gaussian import gaussian_expectation as gaussian_expectation
-from icltheory.laws.gaussian import isotropic_expectation as isotropic_expectation
-from icltheory.laws.gaussian import tilted_moment as tilted_moment
-from icltheory.laws.gaussian import wick_moment as wick_moment
-from icltheory.laws.inverse_wishart import inverse_wishart_moment as inverse_wishart_moment
-from icltheory.laws.tokens import Gaussian as Gaussian
-from icltheory.laws.tokens import Laplace as Laplace
-from icltheory.laws.tokens import Rademacher as Rademacher
-from icltheory.laws.tokens import Sphere as Sphere
-from icltheory.laws.tokens import TokenLaw as TokenLaw
-from icltheory.laws.tokens import UniformCube as UniformCube
-from icltheory.laws.weights import softmax_expectation as softmax_expectation
-from icltheory.laws.weights import softmax_moment_expansion as softmax_moment_expansion
-from icltheory.laws.weights import softmax_moment_slope as softmax_moment_slope
-from icltheory.limit import consistency_condition as consistency_condition
-from icltheory.limit import limit_jacobian as limit_jacobian
-from icltheory.limit import limit_linearization as limit_linearization
-from icltheory.limit import limit_output as limit_output
-from icltheory.limit import limit_risk as limit_risk
-from icltheory.linear_risk import linear_attention_risk as linear_attention_risk
-from icltheory.local import local_constant as local_constant
-from icltheory.local import local_stationarity as local_stationarity
-from icltheory.local import local_value_sum as local_value_sum
-from icltheory.local import shift_floor as shift_floor
-from icltheory.lower_bound import lower_bound as lower_bound
-from icltheory.one_head import correction_exponent as correction_exponent
-from icltheory.one_head import gain_bounds as gain_bounds
-from icltheory.one_head import multihead_gain as multihead_gain
-from icltheory.one_head import one_head_bounds as one_head_bounds
-from icltheory.one_head import risk_exponent as risk_exponent
-from icltheory.pair_scale import pair_gain as pair_gain
-from icltheory.pair_scale import pair_scale as pair_scale
-from icltheory.pair_scale import pair_slope as pair_slope
-from icltheory.pair_scale import small_pair_risk as small_pair_risk
-from icltheory.prior import prior_crossing as prior_crossing
-from icltheory.prior import prior_heads as prior_heads
-from icltheory.prior import prior_risk as prior_risk
-from icltheory.product_features import optimal_product_risk as optimal_product_risk
-from icltheory.product_features import product_bias as product_bias
-from icltheory.product_features import product_head_constant as product_head_constant
-from icltheory.product_features import product_risk as product_risk
-from icltheory.proportional import approximate_risk as approximate_risk
-from icltheory.proportional import approximation_error as approximation_error
-from icltheory.proportional import optimal_proportional_risk as optimal_proportional_risk
-from icltheory.proportional import proportional_gain as proportional_gain
-from icltheory.proportional import proportional_risk as proportional_risk
-from icltheory.risk import finite_prompt_risk as finite_prompt_risk
-from icltheory.risk import head_constant as head_constant
-from icltheory.risk import loss_constant as loss_constant
-from icltheory.risk import optimal_finite_prompt_risk as optimal_finite_prompt_risk
-from icltheory.risk import optimal_loss_constant as optimal_loss_constant
-from icltheory.task import LinearRegression as LinearRegression
-from icltheory.tight_prior import optimal_tight_prior_constant as optimal_tight_prior_constant
-from icltheory.tight_prior import tight_prior_constant as tight_prior_constant
-from icltheory.tight_prior import tight_prior_threshold as tight_prior_threshold
-from icltheory.trajectories import ClosedForm as ClosedForm
-from icltheory.trajectories import closed_form as closed_form
-from icltheory.trajectories import tied_time as tied_time
+from importlib import import_module
+from typing import Any
+
+# Names by the module they live in. A module is loaded when one of its names is asked for, so that
+# `import icltheory` costs little more than `import sympy`; type checkers read __init__.pyi.
+_MODULES = {
+    "icltheory.attention": ("LinearAttention", "SoftmaxAttention"),
+    "icltheory.baselines": ("bayes_risk_expansion", "least_squares_risk"),
+    "icltheory.commuting": ("CommutingFlow",),
+    "icltheory.concentration": (
+        "concentration_bound",
+        "high_probability_bound",
+        "leading_gradient_error",
+        "subgaussian_bound",
+    ),
+    "icltheory.conventions": ("CONVENTIONS", "Convention", "convention_table"),
+    "icltheory.convergence": ("convergence_rates", "limit_point"),
+    "icltheory.coordinates": ("CoordinateCumulants",),
+    "icltheory.embedding": (
+        "block_constant",
+        "block_dimension_limit",
+        "block_heads",
+        "equal_block_constant",
+        "pair_constant",
+        "small_score_expansion",
+        "width_constant",
+    ),
+    "icltheory.errors": (
+        "CheckpointError",
+        "IclTheoryError",
+        "InfiniteVariance",
+        "InvalidInput",
+        "OutOfDomain",
+        "TrainingDiverged",
+    ),
+    "icltheory.expansion": (
+        "fourth_moment",
+        "leading_bias",
+        "leading_covariance",
+        "leading_jacobian_error",
+        "weight_moment",
+    ),
+    "icltheory.exponents": ("concentration_exponent", "phase_exponent", "slow_decay_law"),
+    "icltheory.finite_prompt": (
+        "endpoint_constant",
+        "head_expansion",
+        "optimal_linear_attention",
+        "optimal_valley_constant",
+        "valley_constant",
+        "valley_drift",
+    ),
+    "icltheory.flow": ("Flow", "commuting_flow", "gradient_flow"),
+    "icltheory.formula": ("Formula", "Reference", "Step"),
+    "icltheory.gaussian_output": (
+        "mean_jacobian",
+        "mean_output",
+        "output_covariance",
+        "output_error",
+        "output_error_expansion",
+        "query_averaged_error",
+        "response_coefficients",
+    ),
+    "icltheory.gradients": ("infinite_prompt_risk", "output_gradients", "risk_gradients"),
+    "icltheory.heads": ("head_floor", "optimal_values", "rank_floor"),
+    "icltheory.laws.compound": (
+        "GammaScaleMixture",
+        "GaussianMixture",
+        "RegressionTokens",
+        "ScaleMixture",
+    ),
+    "icltheory.laws.empirical": ("Empirical",),
+    "icltheory.laws.gaussian": (
+        "gaussian_expectation",
+        "isotropic_expectation",
+        "tilted_moment",
+        "wick_moment",
+    ),
+    "icltheory.laws.inverse_wishart": ("inverse_wishart_moment",),
+    "icltheory.laws.tokens": (
+        "Gaussian",
+        "Laplace",
+        "Rademacher",
+        "Sphere",
+        "TokenLaw",
+        "UniformCube",
+    ),
+    "icltheory.laws.weights": (
+        "softmax_expectation",
+        "softmax_moment_expansion",
+        "softmax_moment_slope",
+    ),
+    "icltheory.limit": (
+        "consistency_condition",
+        "limit_jacobian",
+        "limit_linearization",
+        "limit_output",
+        "limit_risk",
+    ),
+    "icltheory.linear_risk": ("linear_attention_risk",),
+    "icltheory.local": ("local_constant", "local_stationarity", "local_value_sum", "shift_floor"),
+    "icltheory.lower_bound": ("lower_bound",),
+    "icltheory.one_head": (
+        "correction_exponent",
+        "gain_bounds",
+        "multihead_gain",
+        "one_head_bounds",
+        "risk_exponent",
+    ),
+    "icltheory.pair_scale": ("pair_gain", "pair_scale", "pair_slope", "small_pair_risk"),
+    "icltheory.prior": ("prior_crossing", "prior_heads", "prior_risk"),
+    "icltheory.product_features": (
+        "optimal_product_risk",
+        "product_bias",
+        "product_head_constant",
+        "product_risk",
+    ),
+    "icltheory.proportional": (
+        "approximate_risk",
+        "approximation_error",
+        "optimal_proportional_risk",
+        "proportional_gain",
+        "proportional_risk",
+    ),
+    "icltheory.risk": (
+        "finite_prompt_risk",
+        "head_constant",
+        "loss_constant",
+        "optimal_finite_prompt_risk",
+        "optimal_loss_constant",
+    ),
+    "icltheory.task": ("LinearRegression",),
+    "icltheory.tight_prior": (
+        "optimal_tight_prior_constant",
+        "tight_prior_constant",
+        "tight_prior_threshold",
+    ),
+    "icltheory.trajectories": ("ClosedForm", "closed_form", "tied_time"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_SUBMODULES = ("symbols",)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name in _SUBMODULES:
+        value = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_SUBMODULES})

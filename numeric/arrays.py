@@ -150,7 +150,7 @@ def _real(value: Any, name: str) -> np.ndarray:
         if array.dtype.kind in "iuf" or (
             array.dtype.kind == "O" and not any(x is None for x in array.ravel())
         ):
-            return array.astype(float)
+            return array.astype(float, copy=False)
     except (TypeError, ValueError):
         pass
     raise InvalidInput(f"{name} = {value!r} is not numeric; pass numbers.")

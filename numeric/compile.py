@@ -25,6 +25,7 @@ from numeric.arrays import finite
 
 BACKENDS = ("numpy", "math", "mpmath", "torch")
 _ON_INVALID = ("raise", "nan")
+_BLOCK = 2**15  # numbers evaluated at once
 
 
 class Evaluator:
@@ -101,6 +102,16 @@ class Evaluator:
                 raise self._overflow(arguments, False) from None
             return nothing
 
+    def _blockwise(self, arguments: list[Any], shape: tuple[int, ...]) -> list[np.ndarray]:
+        """The entry of large arguments in blocks, whose intermediate results stay in the cache."""
+        flat = [a if np.ndim(a) == 0 else np.broadcast_to(a, shape).reshape(-1) for a in arguments]
+        out = np.empty(math.prod(shape))
+        for start in range(0, out.size, _BLOCK):
+            part = slice(start, start + _BLOCK)
+            block = (a if np.ndim(a) == 0 else a[part] for a in flat)
+            out[part] = self._entries(*block)[0]
+        return [out.reshape(shape)]
+
     def _overflow(self, arguments: list[Any], good: Any) -> OutOfDomain:
         shown = ", ".join(
             f"{name} = {_first_bad(a, good):.6g}"
@@ -113,7 +124,11 @@ class Evaluator:
 
     def _numpy(self, arguments: list[Any], valid: Any) -> Any:
         shape = self._broadcast_shape(arguments)
-        results = self._results(arguments, valid)
+        results = (
+            self._blockwise(arguments, shape)
+            if self._shape is None and math.prod(shape) >= 4 * _BLOCK
+            else self._results(arguments, valid)
+        )
         if self._shape is None:
             out = (
                 results[0] if np.shape(results[0]) == shape else np.broadcast_to(results[0], shape)

@@ -1,8 +1,10 @@
 """Tasks, attention, formulas, limits: identity, pickling, refusals, and the import budget."""
 
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -194,3 +196,19 @@ def test_an_explicit_multiple_of_the_identity_is_the_isotropic_task():
     )
     assert explicit == icl.LinearRegression(dim=2)
     assert explicit.is_isotropic
+
+
+def test_names_are_loaded_when_asked_for_and_match_the_stub():
+    code = (
+        "import icltheory, sys; print(sorted(m for m in sys.modules if m.startswith('icltheory')))"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "['icltheory']"
+    stub = (Path(icl.__file__).parent / "__init__.pyi").read_text()
+    listed = set(re.findall(r"^from \S+ import \w+ as (\w+)$", stub, re.M))
+    assert listed == {*icl._HOMES, *icl._SUBMODULES}
+    assert all(getattr(icl, name) is not None for name in listed)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = icl.nothing

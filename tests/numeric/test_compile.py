@@ -411,3 +411,16 @@ def test_matrix_formulas_that_cannot_be_compiled():
 def test_lambert_w_compiles(backend):
     f = numeric.compile(Formula("W", sp.LambertW(t)), backend)
     assert float(f(t=2.0)) == pytest.approx(0.8526055020137254, rel=1e-14)
+
+
+def test_large_arguments_are_evaluated_in_blocks_without_a_difference():
+    rng = np.random.default_rng(0)
+    t_values, noise = rng.uniform(0.01, 0.49, (3, 100_003)), rng.uniform(0, 1, 100_003)
+    f = numeric.compile(ONE)
+    out = f(d=5, noise_var=noise, t=t_values)
+    assert out.shape == t_values.shape
+    for i in (0, 2**15, 100_002):
+        assert out[1, i] == pytest.approx(f(d=5, noise_var=noise[i], t=t_values[1, i]), rel=1e-14)
+    t_values[2, 7] = 0.7
+    masked = numeric.compile(ONE, on_invalid="nan")(d=5, noise_var=noise, t=t_values)
+    assert np.argwhere(np.isnan(masked)).tolist() == [[2, 7]]
