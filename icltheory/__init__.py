@@ -100,7 +100,7 @@ _MODULES = {
     ),
     "icltheory.linear_risk": ("linear_attention_risk",),
     "icltheory.local": ("local_constant", "local_stationarity", "local_value_sum", "shift_floor"),
-    "icltheory.lower_bound": ("lower_bound",),
+    "icltheory.lower_bounds": ("lower_bound",),
     "icltheory.one_head": (
         "correction_exponent",
         "gain_bounds",
@@ -108,7 +108,7 @@ _MODULES = {
         "one_head_bounds",
         "risk_exponent",
     ),
-    "icltheory.pair_scale": ("pair_gain", "pair_scale", "pair_slope", "small_pair_risk"),
+    "icltheory.pair_scales": ("pair_gain", "pair_scale", "pair_slope", "small_pair_risk"),
     "icltheory.prior": ("prior_crossing", "prior_heads", "prior_risk"),
     "icltheory.product_features": (
         "optimal_product_risk",

@@ -26,7 +26,7 @@ from icltheory.errors import InvalidInput
 from icltheory.expansion import influence_kernel, query_average
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
 from icltheory.heads import rank_floor, require_task
-from icltheory.lower_bound import lower_bound
+from icltheory.lower_bounds import lower_bound
 from icltheory.risk import (
     distribute,
     in_t,

@@ -19,7 +19,7 @@ from icltheory.exponents import phase_exponent
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
 from icltheory.laws.gaussian import quadratic_tilt
 from icltheory.laws.tokens import Gaussian
-from icltheory.lower_bound import lower_bound
+from icltheory.lower_bounds import lower_bound
 from icltheory.matrices import Square
 from icltheory.risk import loss_constant, optimal_loss_constant
 from icltheory.symbols import beta, d, t

@@ -25,7 +25,7 @@ from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.expansion import PairAverage, U, influence_kernel, query_average
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
 from icltheory.limit import consistent_scores, head_limit, is_consistent, limit_risk, scalar_heads
-from icltheory.lower_bound import lower_bound
+from icltheory.lower_bounds import lower_bound
 from icltheory.matrices import Square
 from icltheory.symbols import k, n, t, v
 from icltheory.task import LinearRegression

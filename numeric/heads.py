@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple, overload
 import numpy as np
 
 from icltheory.errors import InvalidInput, OutOfDomain
-from icltheory.lower_bound import second_moment_task
+from icltheory.lower_bounds import second_moment_task
 from icltheory.task import LinearRegression
 from numeric.arrays import finite, task_arrays
 

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import optimize
 
 from icltheory.attention import SoftmaxAttention
-from icltheory.pair_scale import pair_scale, pair_slope
+from icltheory.pair_scales import pair_scale, pair_slope
 from icltheory.symbols import d, noise_var
 from icltheory.task import LinearRegression
 from numeric.arrays import TaskArrays

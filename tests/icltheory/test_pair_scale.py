@@ -8,7 +8,7 @@ import sympy as sp
 
 import icltheory as icl
 from icltheory.errors import InvalidInput
-from icltheory.pair_scale import _odd_weight, _prompt_average
+from icltheory.pair_scales import _odd_weight, _prompt_average
 from icltheory.symbols import d, k, n, noise_var, t, v
 
 TASK = icl.LinearRegression(dim=d, noise_var=noise_var)

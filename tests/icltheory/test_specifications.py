@@ -210,5 +210,8 @@ def test_names_are_loaded_when_asked_for_and_match_the_stub():
     listed = set(re.findall(r"^from \S+ import \w+ as (\w+)$", stub, re.M))
     assert listed == {*icl._HOMES, *icl._SUBMODULES}
     assert all(getattr(icl, name) is not None for name in listed)
+    # A module of the same name would take the place of the function once it is imported.
+    modules = {path.stem for path in Path(icl.__file__).parent.glob("*.py")}
+    assert not modules & set(icl._HOMES)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = icl.nothing

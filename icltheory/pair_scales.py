@@ -22,7 +22,7 @@ from icltheory.attention import SoftmaxAttention, on_specifications
 from icltheory.errors import InvalidInput
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
 from icltheory.laws.gaussian import isotropic_expectation, wick_moment
-from icltheory.lower_bound import second_moment_task
+from icltheory.lower_bounds import second_moment_task
 from icltheory.risk import loss_constant
 from icltheory.symbols import k, n, t, v
 from icltheory.task import LinearRegression
