@@ -22,9 +22,9 @@ from icltheory.expansion import NOISE, SIGNAL, C, U, influence_kernel
 from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.laws.gaussian import QuadraticTilt, quadratic_tilt, tilted_mean
 from icltheory.limit import combined_scores, head_limit
-from icltheory.matrices import Square, covariance
+from icltheory.matrices import Square
 from icltheory.symbols import b, n
-from icltheory.task import LinearRegression, refuse_options
+from icltheory.task import LinearRegression, query_covariance
 
 _SOURCES = (BOURSIER.at("the setting; the statement is derived here"), DERIVED_HERE)
 
@@ -44,7 +44,7 @@ def valley_constant(task: LinearRegression, query_cov: Any = None) -> Formula:
     >>> valley_constant(LinearRegression(dim=d, noise_var=noise_var)).expr
     (b**2*(noise_var + 1) + b**2/(b**2 - 2))/(1 - 2/b**2)**(d/2)
     """
-    query = _query(task, query_cov)
+    query = query_covariance(task, query_cov)
     known = (task.noise_var, task.signal, sp.Tuple(*query.free_symbols()))
     if any(part.has(b) for part in known):
         raise InvalidInput(f"the task contains {b}, the value of the head; rename that symbol.")
@@ -210,7 +210,7 @@ def head_expansion(
     1/2 + 10/n
     """
     attention = SoftmaxAttention(scores=score_matrices, values=values)
-    matrices, query = attention.score_matrices(task), _query(task, query_cov)
+    matrices, query = attention.score_matrices(task), query_covariance(task, query_cov)
     weights = attention.values
     assert weights is not None
     sigma, moment = task.feature_cov, task.coef_cov
@@ -284,7 +284,7 @@ def optimal_linear_attention(task: LinearRegression, query_cov: Any = None) -> F
     >>> sp.factor(optimal_linear_attention(LinearRegression(dim=d, noise_var=noise_var)).expr)
     (d*noise_var + d + 1)/(d*noise_var + d + n + 1)
     """
-    sigma, moment, query = task.feature_cov, task.coef_cov, _query(task, query_cov)
+    sigma, moment, query = task.feature_cov, task.coef_cov, query_covariance(task, query_cov)
     variance = _example_variance(task)
     best = (sigma @ moment @ sigma + variance * (1 / n)).inverse() @ sigma @ moment
     error = sigma @ best - Square.identity(1, task.dim)
@@ -322,16 +322,6 @@ def _example_variance(task: LinearRegression) -> Square:
 # -- algebra -------------------------------------------------------------------------------------
 
 
-def _query(task: LinearRegression, query_cov: Any) -> Square:
-    refuse_options(task.scenario)
-    if query_cov is None:
-        return task.feature_cov
-    query = covariance(query_cov, task.dim, "query_cov", definite=False)
-    if query.is_zero():
-        raise InvalidInput("query_cov is zero: there is no query; give a positive variance.")
-    return query
-
-
 def _query_mean(query: Square, form: Square, where: str = "") -> tuple[QuadraticTilt, sp.Basic]:
     """The query's law under exp(x'Nx), N the symmetric part of `form`, and where it is finite."""
     try:
@@ -348,12 +338,15 @@ def _query_mean(query: Square, form: Square, where: str = "") -> tuple[Quadratic
 
 def _upper_root(polynomial: sp.Poly, task: LinearRegression, query_cov: Any) -> sp.Expr:
     """The root of a quadratic beyond the bound on b^2, which the sign at the bound isolates."""
-    ratio = (task.feature_cov.inverse() @ _query(task, query_cov)).reduced()
+    ratio = (task.feature_cov.inverse() @ query_covariance(task, query_cov)).reduced()
     lead, middle, last = polynomial.all_coeffs()
     bound = 2 * ratio.scale if ratio.is_isotropic else sp.nan
     at_bound = sp.factor(polynomial.eval(bound) / lead)
     if not at_bound.is_negative:
-        raise NotImplementedError(f"the sign of {at_bound} is undecided: no root is isolated")
+        raise InvalidInput(
+            f"the sign of {at_bound} is undecided, so no minimiser can be isolated; declare the "
+            f"symbols of the task with their sign, e.g. Symbol('D', positive=True)."
+        )
     half = sp.cancel(-middle / lead) / 2
     return half + sp.sqrt(sp.factor(half**2 - sp.cancel(last / lead)))
 

@@ -24,7 +24,7 @@ from icltheory.formula import Formula
 from icltheory.gradients import block_symbols, infinite_prompt_risk
 from icltheory.laws.pairing import Chains
 from icltheory.linear_risk import linear_attention_risk
-from icltheory.matrices import Square, covariance
+from icltheory.matrices import Square
 from icltheory.matrix_calculus import (
     Form,
     VectorSymbol,
@@ -36,7 +36,7 @@ from icltheory.matrix_calculus import (
     trace,
     transposed,
 )
-from icltheory.task import LinearRegression, refuse_options
+from icltheory.task import LinearRegression, query_covariance, refuse_options
 
 BLOCKS = ("A", "u", "v", "b")
 PARAMETRISATIONS = ("merged", "factored")
@@ -196,10 +196,7 @@ def commuting_flow(
 
 def query_matrix(task: LinearRegression, query_cov: Any, *, definite: bool) -> Square | None:
     """The covariance of the query's features; `None` if it is that of the prompt's."""
-    refuse_options(task.scenario)
-    if query_cov is None:
-        return None
-    query = covariance(query_cov, task.dim, "query_cov", definite=definite)
+    query = query_covariance(task, query_cov, definite=definite)
     return None if query == task.feature_cov else query
 
 

@@ -31,7 +31,7 @@ from icltheory.matrix_calculus import (
     transposed,
 )
 from icltheory.symbols import b, d, score_scale
-from icltheory.task import LinearRegression, refuse_options
+from icltheory.task import LinearRegression, query_covariance
 
 _RESERVED = {"A", "u", "v", "b", "Sigma", "Sigma_q", "S", "M", "c_0"}
 
@@ -76,7 +76,7 @@ def infinite_prompt_risk(task: LinearRegression, query_cov: Any = None) -> Formu
     >>> risk.abbreviations
     {M: b*A.T - I + u*v.T, c_0: (b*(noise_var + 1))*u + A.T*v}
     """
-    return _risk(task, _query(task, query_cov))
+    return _risk(task, query_covariance(task, query_cov))
 
 
 def risk_gradients(task: LinearRegression, query_cov: Any = None) -> dict[str, Formula]:
@@ -98,16 +98,6 @@ def risk_gradients(task: LinearRegression, query_cov: Any = None) -> dict[str, F
 @lru_cache(maxsize=256)
 def _risk_gradients(risk: Formula) -> tuple[tuple[str, Formula], ...]:
     return tuple((name, risk.diff(name)) for name in ("A", "u", "v", "b"))
-
-
-def _query(task: LinearRegression, query_cov: Any) -> Square:
-    refuse_options(task.scenario)
-    if query_cov is None:
-        return task.feature_cov
-    query = covariance(query_cov, task.dim, "query_cov", definite=False)
-    if query.is_zero():
-        raise InvalidInput("query_cov is zero: every query is the zero vector; pass another one.")
-    return query
 
 
 @lru_cache(maxsize=256)

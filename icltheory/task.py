@@ -231,3 +231,18 @@ def _local(value: Any) -> tuple[sp.Expr, sp.Expr] | None:
             f"standard deviation tau > 0."
         )
     return None if (rho, tau) == (0, 1) else (rho, tau)
+
+
+def query_covariance(task: LinearRegression, query_cov: Any, *, definite: bool = False) -> Square:
+    """The covariance of the query's features, `None` being that of the prompt's.
+
+    Semi-definite and not zero, or positive definite; `InvalidInput` otherwise, and for tasks with a
+    prior mean or local examples, which have no query law of their own.
+    """
+    refuse_options(task.scenario)
+    if query_cov is None:
+        return task.feature_cov
+    query = covariance(query_cov, task.dim, "query_cov", definite=definite)
+    if query.is_zero():
+        raise InvalidInput("query_cov is zero: there is no query; give a positive variance.")
+    return query

@@ -9,10 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +20,7 @@ from icltheory.errors import IclTheoryError, InvalidInput
 # What a command needs beyond this is imported when the command runs: `--help` must not wait.
 if TYPE_CHECKING:
     from numeric.claims.base import Claim
-    from numeric.claims.runner import Event, Outcome, Run
+    from numeric.claims.runner import Outcome, Run
 
 SUCCESS, DISAGREES, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -153,11 +150,12 @@ def _reproduce(arguments: Any) -> int:
     from numeric import report
     from numeric.claims import runner
     from numeric.claims.base import EFFORTS
+    from numeric.display import Display
 
     known = runner.load_claims()
     claims = _select(known, arguments.paper, arguments.claim)
     effort = EFFORTS["quick" if arguments.quick else "full"]
-    with _Display(sys.stderr) as display:
+    with Display(sys.stderr) as display:
         run = runner.run(
             claims.values(),
             effort,
@@ -194,10 +192,12 @@ def _select(
 
 def _summary(run: Run) -> str:
     """The outcomes as a table, with the parts that failed under their claim."""
+    from numeric.display import measures
+
     rows = [("claim", "verdict", "rows that agree", "time")]
     below: list[list[str]] = [[]]
     for name, outcome in run.outcomes.items():
-        rows.append((name, outcome.verdict, *_measures(outcome)))
+        rows.append((name, outcome.verdict, *measures(outcome)))
         below.append(list(_complaints(outcome)))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     lines = []
@@ -206,14 +206,6 @@ def _summary(run: Run) -> str:
         lines.append("  ".join([*cells, row[3]]).rstrip())
         lines += [f"    {complaint}" for complaint in complaints]
     return "\n".join(lines)
-
-
-def _measures(outcome: Outcome) -> tuple[str, str]:
-    if outcome.result is None:
-        return "", ""
-    agree, total = outcome.agreeing
-    reused = ", kept from before" if outcome.reused else ""
-    return f"{agree} of {total}", f"{_clock(outcome.result.seconds)}{reused}"
 
 
 def _complaints(outcome: Outcome) -> Iterator[str]:
@@ -231,77 +223,6 @@ def _complaints(outcome: Outcome) -> Iterator[str]:
                 )
         if not part.control_rejected:
             yield f"{part.title}: the negative control (x {part.control:g}) was not rejected"
-
-
-class _Display:
-    """Live progress: a line a running claim on a terminal, else a line a finished claim."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream, self.live = stream, stream.isatty()
-        self.running: dict[str, tuple[float, Event]] = {}  # with the time of the first event
-        self.drawn = 0
-        self.lock, self.over = threading.Lock(), threading.Event()
-        # Claims report now and then; the clock has to go on in between.
-        self.ticker = threading.Thread(target=self._tick, daemon=True)
-
-    def __enter__(self) -> _Display:
-        if self.live:
-            self.ticker.start()
-        return self
-
-    def __exit__(self, *unused: Any) -> None:
-        self.over.set()
-        with self.lock:
-            self._erase()
-            self.stream.flush()
-
-    def show(self, event: Event) -> None:
-        """Take note of an event."""
-        with self.lock:
-            if event.outcome is not None:
-                self.running.pop(event.claim, None)
-                agree, spent = _measures(event.outcome)
-                parts = (event.outcome.verdict, agree and f"{agree} rows", spent)
-                self._line(f"{event.claim}: {', '.join(part for part in parts if part)}")
-            elif event.fraction is None:
-                self._line(f"{event.claim}: {event.what}")
-            else:
-                start, _ = self.running.get(event.claim, (time.monotonic(), event))
-                self.running[event.claim] = start, event
-            self._draw()
-
-    def _tick(self) -> None:
-        while not self.over.wait(1.0):
-            with self.lock:
-                self._draw()
-
-    def _line(self, text: str) -> None:
-        self._erase()
-        self.stream.write(f"{text}\n")
-
-    def _draw(self) -> None:
-        if self.live and not self.over.is_set():
-            self._erase()
-            width = shutil.get_terminal_size().columns - 1
-            for start, event in self.running.values():
-                done = min(max(event.fraction or 0.0, 0.0), 1.0)
-                bar = f"[{'#' * round(12 * done):.<12}] {done:4.0%}"
-                text = f"{event.claim}  {bar}  {_clock(time.monotonic() - start)}  {event.what}"
-                self.stream.write(f"{text[:width]}\n")
-            self.drawn = len(self.running)
-        self.stream.flush()
-
-    def _erase(self) -> None:
-        if self.drawn:
-            # Up to the first drawn line, and clear to the end of the screen.
-            self.stream.write(f"\x1b[{self.drawn}F\x1b[J")
-            self.drawn = 0
-
-
-def _clock(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
 
 
 # -- derive --------------------------------------------------------------------------------------

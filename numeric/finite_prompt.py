@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from icltheory.errors import InvalidInput
-from icltheory.matrices import covariance
-from icltheory.task import LinearRegression
+from icltheory.task import LinearRegression, query_covariance
 from numeric.arrays import broadcast, finite, matrix_array, task_arrays
 from numeric.prompt_moments import LARGEST_SCALE, checked_lengths, weight_moments
 from numeric.quadratic_form import QuadraticForm, lattice_step
@@ -261,13 +260,9 @@ def _table(lengths: tuple[float, ...], step: float) -> _Table:
 
 def query_array(task: LinearRegression, query_cov: Any) -> np.ndarray:
     """The covariance of the query as an array; `None` is that of the features."""
-    if query_cov is None:
-        return task_arrays(task).feature_cov
-    query = covariance(query_cov, task.dim, "query_cov", definite=False)
+    query = query_covariance(task, query_cov)
     if query.free_symbols():
         raise InvalidInput("query_cov still contains symbols; numbers are needed here.")
-    if query.is_zero():
-        raise InvalidInput("query_cov is zero: there is no query; give a positive variance.")
     return matrix_array(query)
 
 

@@ -182,9 +182,8 @@ def _limit(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
         Part(
             "softmax is not linear attention for seven of them",
             Comparison.from_rows(deviations),
-            1.2,
         ),
-        Part("variance of the output, leading order", Comparison.from_rows(variances), 1.12),
+        Part("variance of the output, leading order", Comparison.from_rows(variances), 1.06),
     )
     return parts, figure
 
@@ -268,8 +267,8 @@ def _output_concentration(effort: Effort, progress: Progress) -> tuple[tuple[Par
         GAUSSIAN, scaled_dual(1.5), lengths, prompts=max(effort.prompts // 20, 500), seed=1
     )
     parts = (
-        Part("mean squared error at every n, simulated", Comparison.from_rows(errors), 1.1),
-        Part("averaged over queries, simulated", Comparison.from_rows(averaged), 1.05),
+        Part("mean squared error at every n, simulated", Comparison.from_rows(errors)),
+        Part("averaged over queries, simulated", Comparison.from_rows(averaged)),
         Part("exponents kappa(tau)", Comparison.from_rows(exponents)),
         Part("the published bound at prompt length 1", Comparison.from_rows(degenerate)),
     )
@@ -373,8 +372,8 @@ def _gradient_concentration(effort: Effort, progress: Progress) -> tuple[tuple[P
     progress("simulating gradients of prompts", 0.0)
     rows, exponents, figure = gradient_rows(effort)
     parts = (
-        Part("errors of the gradients, leading order", Comparison.from_rows(rows), 1.1),
-        Part("exponents at a fixed query", Comparison.from_rows(exponents), 1.12),
+        Part("errors of the gradients, leading order", Comparison.from_rows(rows), 1.06),
+        Part("exponents at a fixed query", Comparison.from_rows(exponents), 1.09),
     )
     return parts, figure
 

@@ -114,15 +114,14 @@ def _trajectories(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...],
         logx=False,
     )
     parts = (
-        Part("parameters at four prompt lengths", Comparison.from_rows(rows), 1.1),
+        Part("parameters at four prompt lengths", Comparison.from_rows(rows)),
         # The risk in the valley is small against the noise of the parameters.
-        Part("risk at four prompt lengths", Comparison.from_rows(risks), 1.2),
+        Part("risk at four prompt lengths", Comparison.from_rows(risks)),
         Part(
             "correlated features, random positive semi-definite start",
             Comparison.from_rows(correlated),
-            1.15,
         ),
-        Part("all blocks from a generic small start", Comparison.from_rows(generic), 1.3),
+        Part("all blocks from a generic small start", Comparison.from_rows(generic)),
     )
     return parts, figure
 
@@ -229,8 +228,8 @@ def _stability(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fi
         (),
     )
     parts = (
-        Part("the distance of exact trajectories", Comparison.from_rows([exponent]), 1.1),
-        Part("trained layers", Comparison.from_rows(rows), 1.4),
+        Part("the distance of exact trajectories", Comparison.from_rows([exponent]), 1.06),
+        Part("trained layers", Comparison.from_rows(rows), 1.2),
     )
     return parts, figure
 
@@ -353,7 +352,7 @@ def _bayes(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
     parts = (
         Part("the limit and its rate, exactly", Comparison.from_rows(exact)),
         # A trained model is allowed 2 % of optimisation error.
-        Part("trained layers", Comparison.from_rows(rows), 1.15),
+        Part("trained layers", Comparison.from_rows(rows), 1.06),
     )
     return parts, figure
 
@@ -421,7 +420,7 @@ def _transfer(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fig
         logy=False,
     )
     parts = (
-        Part("both layers follow their predicted trajectories", Comparison.from_rows(rows), 1.1),
+        Part("both layers follow their predicted trajectories", Comparison.from_rows(rows)),
         Part("what softmax costs at long prompts", Comparison.from_rows([price])),
     )
     return parts, figure

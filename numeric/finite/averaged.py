@@ -17,8 +17,10 @@ from scipy import interpolate
 from torch import nn
 
 from icltheory.errors import InvalidInput, OutOfDomain
+from icltheory.gaussian_output import response_coefficients
 from icltheory.task import LinearRegression
 from numeric.arrays import positive_integers, task_arrays
+from numeric.compile import compile
 from numeric.finite.tokens import TokenAttention
 from numeric.prompt_moments import weight_moments
 
@@ -31,11 +33,12 @@ class AveragedRisk:
     With blocks vb = (v, b), al = (A x_q, u'x_q), token covariance G of the coefficients theta, and
     scale s^2 = al'G al, a softmax head has
 
-        E f = (1 - g) vb'G al,    E f^2 = g vb'G vb + eta (vb'G al)^2
+        E f = gain vb'G al,    Var f = spread vb'G vb + excess (vb'G al)^2
 
-    with g and eta of `numeric.prompt_moments` at (n, s), interpolated in s by cubic splines (relative
-    error below 1e-7); linear attention has E f = vb'G al and E f^2 = (1 + 1/n) (vb'G al)^2 +
-    s^2 vb'G vb / n. Differentiable in the parameters of the model.
+    with the coefficients that `icltheory.response_coefficients` derives, interpolated in s by cubic
+    splines (relative error below 1e-7); linear attention has E f = vb'G al and, f being the mean of
+    products of two Gaussian forms, Var f = ((vb'G al)^2 + s^2 vb'G vb)/n. Differentiable in the
+    parameters of the model.
 
     >>> import icltheory as icl
     >>> risk = AveragedRisk(icl.LinearRegression(dim=2), 10)
@@ -48,14 +51,17 @@ class AveragedRisk:
     def __init__(self, task: LinearRegression, prompt_length: Any) -> None:
         self.arrays = task_arrays(task)
         self.prompt_length = int(positive_integers(prompt_length, "prompt_length"))
-        # g and g3 - g22 are even in s and smooth; knots are denser where they change most.
+        # The coefficients are even in s and smooth; knots are denser where they change most.
         self._knots = _LARGEST * np.linspace(0, 1, _NODES) ** 2
         length = np.array([float(self.prompt_length)])
         values = np.array([np.concatenate(weight_moments(length, s)) for s in self._knots])
-        table = np.stack([values[:, 0], values[:, 1] - values[:, 2]], axis=1)
+        moments = dict(zip(("g", "g3", "g22"), values.T, strict=True))
+        formulas = response_coefficients()
+        evaluators = [compile(formulas[name]) for name in ("gain", "spread", "excess")]
+        table = np.stack([f(**{x: moments[x] for x in f.arguments}) for f in evaluators], axis=1)
         # Even functions: the slope at s = 0 vanishes.
         self._spline = interpolate.CubicSpline(
-            self._knots, table, bc_type=((1, (0, 0)), "not-a-knot")
+            self._knots, table, bc_type=((1, (0, 0, 0)), "not-a-knot")
         )
         self._slope = self._spline.derivative()
         self._cov = torch.from_numpy(self.arrays.feature_cov)
@@ -79,11 +85,9 @@ class AveragedRisk:
         target = (theta * query).sum(-1)
         n = self.prompt_length
         if model.kind == "linear":
-            second = (1 + 1 / n) * mean**2 + square * spread / n
-            return second - 2 * mean * target + target**2
-        g, difference = self._moments(square)
-        second = g * spread + (1 - g - 6 * difference) * mean**2
-        return second - 2 * (1 - g) * mean * target + target**2
+            return (mean - target) ** 2 + (mean**2 + square * spread) / n
+        gain, across, along = self._coefficients(square).unbind(-1)
+        return (gain * mean - target) ** 2 + across * spread + along * mean**2
 
     def draw(self, rng: np.random.Generator, size: int) -> tuple[torch.Tensor, torch.Tensor]:
         """`size` coefficients and queries, (B, d) each."""
@@ -91,15 +95,15 @@ class AveragedRisk:
         theta, query = (rng.standard_normal((size, self.arrays.dim)) @ root for root in roots)
         return torch.from_numpy(theta), torch.from_numpy(query)
 
-    def _moments(self, square: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _coefficients(self, square: torch.Tensor) -> torch.Tensor:
+        """Gain, spread and excess, (B, 3)."""
         largest = float(square.detach().max())
         if not largest <= _LARGEST**2:
             raise OutOfDomain(
                 f"a score has standard deviation {math.sqrt(largest):.3g}, above {_LARGEST:g}, where "
                 f"the interpolated moments end; lower the learning rate or the initial scores."
             )
-        table = _Interpolated.apply(square, self._spline, self._slope)
-        return table[:, 0], table[:, 1]
+        return _Interpolated.apply(square, self._spline, self._slope)  # type: ignore[return-value]
 
 
 class _Interpolated(torch.autograd.Function):

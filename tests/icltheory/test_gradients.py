@@ -347,7 +347,7 @@ def test_formula_of_matrices():
         (lambda: icl.infinite_prompt_risk(REFERENCE, query_cov=[[1, 2], [0, 1]]), "not symmetric"),
         (lambda: icl.infinite_prompt_risk(REFERENCE, query_cov=[1, -1]), "semi-definite"),
         (lambda: icl.infinite_prompt_risk(REFERENCE, query_cov=[1, 1, 1]), "needs 2"),
-        (lambda: icl.infinite_prompt_risk(REFERENCE, query_cov=0), "zero vector"),
+        (lambda: icl.infinite_prompt_risk(REFERENCE, query_cov=0), "query_cov is zero"),
         (lambda: icl.infinite_prompt_risk(icl.LinearRegression(dim=2, noise_var=b)), "rename"),
         (lambda: icl.infinite_prompt_risk(REFERENCE).subs(A=[[1, 2], [3, 4]]), "no value for u, v"),
         (lambda: icl.infinite_prompt_risk(REFERENCE).subs({**POINT, "u": [1, 2, 3]}), "3 x 1"),

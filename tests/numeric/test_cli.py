@@ -16,6 +16,7 @@ import icltheory as icl
 import numeric
 from numeric import cli
 from numeric.claims import runner
+from numeric.display import Display
 
 
 def refusal(capsys, *argv):
@@ -353,7 +354,7 @@ def test_the_terminal_shows_a_line_a_running_claim():
             pass
 
     stream = Terminal()
-    with cli._Display(stream) as display:
+    with Display(stream) as display:
         display.show(runner.Event("alpha", "training", 0.5))
         display.show(runner.Event("beta", "quadrature", 0.0))
         assert "alpha  [######......]  50%  0 s  training\n" in stream.text

@@ -1,6 +1,6 @@
 """The large-prompt claims: exact parts pass, changed predictions fail, trained parts see a change.
 
-Training is replaced by gradient descent on the exact risk with the noise of a real run; real training
+Training is replaced by gradient descent on the exact risk with 0.2 % of noise; real training
 is tested in `finite`, and the whole of it by `icltheory reproduce --quick`.
 """
 
@@ -22,7 +22,7 @@ IDS = [name for name, claim in runner.load_claims().items() if claim.paper == "l
 
 
 def exact_training(task, n, effort, reads, prompts_seed, larger=1, **start):
-    """What `training.train` measures, from the exact descent: 1 % of noise."""
+    """What `training.train` measures, from the exact descent: 0.2 % of noise."""
     kind = start.pop("kind", "softmax")
     gradient = descents.softmax_gradient if kind == "softmax" else descents.linear_gradient
     path = descents.descent(gradient(task, n), *descents.start_blocks(**start))
@@ -30,7 +30,7 @@ def exact_training(task, n, effort, reads, prompts_seed, larger=1, **start):
     found = {}
     for name, read in reads.items():
         values = read(path.blocks(descents.EVERY))
-        error = 0.01 * np.abs(values) + 1e-6
+        error = 0.002 * np.abs(values) + 1e-6
         found[name] = descents.Measured(values + error * rng.standard_normal(values.shape), error)
     return found
 
