@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
+import pkgutil
 import signal
 import threading
 import time
@@ -29,6 +31,7 @@ from typing import Any
 
 from icltheory import checks
 from icltheory.errors import IclTheoryError, InvalidInput
+from numeric import claims as modules
 from numeric.claims.base import CLAIMS, Claim, ClaimResult, Effort, Progress
 from numeric.compare import AGREES, DEVIATES, Row
 from numeric.plot import write_atomically
@@ -39,7 +42,7 @@ UNDECIDED = "undecided"
 ERROR = "error"
 NOT_RUN = "not run"
 
-PAPERS = ("multihead", "largeprompt")
+PAPERS = ("multihead", "largeprompt", "solvers", "decoding")
 
 # One thread a worker: the claims already share the cores between them.
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -114,8 +117,8 @@ class Run:
 def load_claims() -> dict[str, Claim]:
     """All claims of the toolkit by id, paper by paper."""
     # Importing fills the registry.
-    from numeric.claims import largeprompt, largeprompt_training, multihead  # noqa: F401
-
+    for module in pkgutil.iter_modules(modules.__path__):
+        importlib.import_module(f"{modules.__name__}.{module.name}")
     return {
         name: claim for paper in PAPERS for name, claim in CLAIMS.items() if claim.paper == paper
     }

@@ -8,7 +8,8 @@ import json
 
 import pytest
 
-import numeric.claims.multihead as study
+from numeric.claims import head_experiments as study
+from numeric.claims import multihead  # noqa: F401
 from numeric.claims.base import CLAIMS, ClaimResult, Effort
 from numeric.montecarlo import Estimate
 from numeric.risk import optimal_risk
