@@ -25,12 +25,17 @@ Sampler = Callable[[np.random.Generator, int], np.ndarray]
 
 
 def sample_prompts(
-    arrays: TaskArrays, prompt_length: int, size: int, rng: np.random.Generator
+    arrays: TaskArrays,
+    prompt_length: int,
+    size: int,
+    rng: np.random.Generator,
+    coordinates: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """`size` fresh prompts: X (B, n, d), y (B, n), query (B, d), and theta.x_q (B,).
 
     Coefficients are Gaussian with covariance M around the task's `coef_mean`; the features of
-    local examples are drawn around the query.
+    local examples are drawn around the query. Only the first `coordinates` of X and query are not
+    zero (`None`: all).
 
     >>> import icltheory as icl
     >>> from numeric.arrays import task_arrays
@@ -48,6 +53,8 @@ def sample_prompts(
         rho, tau = arrays.local
         features *= tau
         features += rho * query[:, None, :]
+    if coordinates is not None:
+        features[..., coordinates:] = query[..., coordinates:] = 0.0
     labels = np.matmul(features, theta[:, :, None])[:, :, 0]
     labels += math.sqrt(arrays.noise_var) * rng.standard_normal((size, n))
     return features, labels, query, np.einsum("bj,bj->b", theta, query)

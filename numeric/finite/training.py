@@ -31,12 +31,15 @@ from icltheory.task import LinearRegression
 from numeric.arrays import SCENARIOS, TaskArrays, finite, positive_integers, task_arrays
 from numeric.finite.averaged import AveragedRisk
 from numeric.finite.checkpoint import check_fits, read, save
+from numeric.finite.curriculum import Curriculum
+from numeric.finite.transformer import SequenceModel
 from numeric.montecarlo import child_seed, sample_prompts, seed_sequence
 
 OPTIMIZERS = {"adam": (torch.optim.Adam, 0.02), "sgd": (torch.optim.SGD, 0.1)}
 _SCHEDULES = ("cosine", "constant")
 DIVERGED = 1e3  # times the risk of predicting zero
 _TRAINING_BRANCH = 0  # validate uses the prompt lengths, from 1, as keys
+SEQUENCE_RATE = 1e-3
 _WINDOW = 100  # steps over which the shown loss is averaged
 
 
@@ -99,6 +102,9 @@ def train(
     optimizer: str = "adam",
     learning_rate: float | None = None,
     schedule: str = "cosine",
+    warmup: int = 0,
+    clip_norm: float | None = None,
+    curriculum: Curriculum | None = None,
     record_every: int | None = None,
     average_prompts: bool = False,
     progress: bool | None = None,
@@ -110,10 +116,14 @@ def train(
 
     Parameters
     ----------
-    model: any module (X[B, n, d], y[B, n], query[B, d]) -> [B] in float64.
+    model: any module (X[B, n, d], y[B, n], query[B, d]) -> [B] in float64, or a `SequenceModel`,
+        whose loss is the mean over all its x tokens, against the (noisy) labels that follow them.
     steps, seed, batch_size: number of updates, seed of the prompts, prompts a step.
-    optimizer: "adam" (default learning rate 0.02) or "sgd" (0.1).
+    optimizer: "adam" (default learning rate 0.02, of a `SequenceModel` 0.001) or "sgd" (0.1).
     schedule: "cosine" to zero over `steps`, or "constant".
+    warmup: steps over which the learning rate rises linearly from zero.
+    clip_norm: largest norm of the gradient over all parameters; `None` does not clip.
+    curriculum: prompts that grow (`Curriculum`), for a `SequenceModel`.
     record_every: keep all parameters every so many steps, in `TrainingRun.trajectory`.
     average_prompts: True averages the loss over prompts exactly, so that only coefficients and
         queries are drawn (`AveragedRisk`, for a `TokenAttention`): the course of training without
@@ -135,6 +145,18 @@ def train(
     50
     """
     arrays = fitting(model, task)
+    sequence = isinstance(model, SequenceModel)
+    if sequence and (average_prompts or task.local is not None):
+        raise InvalidInput(
+            "a SequenceModel predicts after every prefix of sampled prompts: leave average_prompts "
+            "out, and train on a task without local examples, which surround one query."
+        )
+    if curriculum is not None and not (sequence and isinstance(curriculum, Curriculum)):
+        raise InvalidInput(
+            "curriculum is finite.Curriculum(...), for a SequenceModel such as finite.Transformer."
+        )
+    if sequence and learning_rate is None and optimizer == "adam":
+        learning_rate = SEQUENCE_RATE
     settings = {
         "task": str(task),
         "prompt_length": int(positive_integers(prompt_length, "prompt_length")),
@@ -142,6 +164,7 @@ def train(
         **shared_settings(steps, batch_size, optimizer, learning_rate, schedule, record_every),
         "average_prompts": bool(average_prompts),
         "start": weights_digest(model),
+        **given_settings(warmup, clip_norm, curriculum),
     }
     every = int(positive_integers(checkpoint_every, "checkpoint_every"))
     engine = OPTIMIZERS[optimizer][0](model.parameters(), lr=settings["learning_rate"])
@@ -165,6 +188,9 @@ def train(
         if averaged is not None:
             rng = step_generator(settings["seed"], step)
             return averaged(model, *averaged.draw(rng, settings["batch_size"])).mean()[None]
+        if isinstance(model, SequenceModel):
+            X, y = draw_sequences(arrays, settings, step, curriculum)
+            return ((model.predict_all(X, y) - y.to(X.dtype)) ** 2).mean()[None]
         prompts = draw_prompts(arrays, settings, settings["seed"], step)
         return squared_error(model(*prompts[:3]), prompts[3])[None]
 
@@ -241,12 +267,14 @@ def descend(
     if every is not None and not history.loss:
         history.record()
     for step in range(len(history.loss), steps):
+        factor = min(1.0, (step + 1) / settings["warmup"]) if "warmup" in settings else 1.0
         if settings["schedule"] == "cosine":
-            for group in engine.param_groups:
-                group["lr"] = rate * (1 + math.cos(math.pi * step / steps)) / 2
+            factor *= (1 + math.cos(math.pi * step / steps)) / 2
+        for group in engine.param_groups:
+            group["lr"] = rate * factor
         engine.zero_grad(set_to_none=True)
         batch = losses(step)
-        values = batch.detach().numpy().copy()
+        values = batch.detach().double().numpy().copy()
         bad = ~(values <= limits)
         if bad.any():
             j = int(np.argmax(bad))
@@ -257,6 +285,9 @@ def descend(
                 f"scores."
             )
         batch.sum().backward()
+        if "clip_norm" in settings:
+            parameters = [p for group in engine.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, settings["clip_norm"])
         history.whole = False
         engine.step()
         history.loss.append(values)
@@ -309,6 +340,22 @@ def shared_settings(
     }
 
 
+def given_settings(
+    warmup: Any, clip_norm: float | None, curriculum: Curriculum | None
+) -> dict[str, Any]:
+    """The settings that are named only where they are used."""
+    given: dict[str, Any] = {}
+    if warmup != 0:
+        given["warmup"] = int(positive_integers(warmup, "warmup"))
+    if clip_norm is not None:
+        given["clip_norm"] = float(finite(clip_norm, "clip_norm"))
+        if given["clip_norm"] <= 0:
+            raise InvalidInput(f"clip_norm = {clip_norm:g} must be positive, for example 1.")
+    if curriculum is not None:
+        given["curriculum"] = curriculum.setting()
+    return given
+
+
 def fitting(model: nn.Module, task: LinearRegression) -> TaskArrays:
     """The arrays of the task, if the model can be trained on it."""
     arrays = task_arrays(task, SCENARIOS)
@@ -326,6 +373,21 @@ def draw_prompts(
     rng = step_generator(seed, step)
     prompts = sample_prompts(arrays, settings["prompt_length"], settings["batch_size"], rng)
     return tuple(map(torch.from_numpy, prompts))
+
+
+def draw_sequences(
+    arrays: TaskArrays, settings: dict[str, Any], step: int, curriculum: Curriculum | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """X (B, N, d) and noisy labels y (B, N) of one step, the last x being the query."""
+    coordinates, points = arrays.dim, settings["prompt_length"] + 1
+    if curriculum is not None:
+        coordinates, points = curriculum.at(step, coordinates, points)
+    rng = step_generator(settings["seed"], step)
+    X, y, query, target = sample_prompts(
+        arrays, points - 1, settings["batch_size"], rng, coordinates
+    )
+    X, y = np.concatenate([X, query[:, None]], axis=1), np.concatenate([y, target[:, None]], axis=1)
+    return torch.from_numpy(X), torch.from_numpy(y)
 
 
 def step_generator(seed: int, step: int) -> np.random.Generator:
