@@ -8,6 +8,7 @@ from typing import Any
 _MODULES = {
     "icltheory.attention": ("LinearAttention", "SoftmaxAttention"),
     "icltheory.baselines": ("bayes_risk_expansion", "least_squares_risk"),
+    "icltheory.best_filters": ("best_polynomial_risk", "optimal_ridge", "optimal_solver_risk"),
     "icltheory.commuting": ("CommutingFlow",),
     "icltheory.concentration": (
         "concentration_bound",
@@ -26,6 +27,17 @@ _MODULES = {
         "pair_constant",
         "small_score_expansion",
         "width_constant",
+    ),
+    "icltheory.equivalences": (
+        "DescentEquivalent",
+        "cosine_constant",
+        "edge_cosine",
+        "equivalent_descent",
+        "frobenius_cost",
+        "frobenius_cost_limit",
+        "late_decay",
+        "matched_steps",
+        "matching_constant",
     ),
     "icltheory.errors": (
         "CheckpointError",
@@ -62,8 +74,10 @@ _MODULES = {
         "query_averaged_error",
         "response_coefficients",
     ),
+    "icltheory.gd_plus_plus": ("GDPlusPlus",),
     "icltheory.gradients": ("infinite_prompt_risk", "output_gradients", "risk_gradients"),
     "icltheory.heads": ("head_floor", "optimal_values", "rank_floor"),
+    "icltheory.krylov": ("ConjugateGradient",),
     "icltheory.laws.compound": (
         "GammaScaleMixture",
         "GaussianMixture",
@@ -78,6 +92,12 @@ _MODULES = {
         "wick_moment",
     ),
     "icltheory.laws.inverse_wishart": ("inverse_wishart_moment",),
+    "icltheory.laws.spectra": (
+        "edge_density",
+        "limit_trace_moment",
+        "marchenko_pastur_density",
+        "marchenko_pastur_resolvent",
+    ),
     "icltheory.laws.tokens": (
         "Gaussian",
         "Laplace",
@@ -91,6 +111,7 @@ _MODULES = {
         "softmax_moment_expansion",
         "softmax_moment_slope",
     ),
+    "icltheory.laws.wishart": ("wishart_covariance_moment", "wishart_trace_moment"),
     "icltheory.limit": (
         "consistency_condition",
         "limit_jacobian",
@@ -101,6 +122,7 @@ _MODULES = {
     "icltheory.linear_risk": ("linear_attention_risk",),
     "icltheory.local": ("local_constant", "local_stationarity", "local_value_sum", "shift_floor"),
     "icltheory.lower_bounds": ("lower_bound",),
+    "icltheory.momentum": ("Chebyshev", "HeavyBall", "Nesterov"),
     "icltheory.one_head": (
         "correction_exponent",
         "gain_bounds",
@@ -108,6 +130,7 @@ _MODULES = {
         "one_head_bounds",
         "risk_exponent",
     ),
+    "icltheory.online_descent": ("OnlineGradientDescent",),
     "icltheory.pair_scales": ("pair_gain", "pair_scale", "pair_slope", "small_pair_risk"),
     "icltheory.prior": ("prior_crossing", "prior_heads", "prior_risk"),
     "icltheory.product_features": (
@@ -130,6 +153,18 @@ _MODULES = {
         "optimal_finite_prompt_risk",
         "optimal_loss_constant",
     ),
+    "icltheory.solver_limits": ("late_solver_risk", "solver_risk_limit"),
+    "icltheory.solvers": (
+        "GradientDescent",
+        "GradientFlow",
+        "HyperPower",
+        "IterativeNewton",
+        "OrdinaryLeastSquares",
+        "Ridge",
+        "RidgeNewton",
+    ),
+    "icltheory.spectral": ("Solver",),
+    "icltheory.spectral_risk": ("solver_forgetting", "solver_risk"),
     "icltheory.task": ("LinearRegression",),
     "icltheory.tight_prior": (
         "optimal_tight_prior_constant",

@@ -75,6 +75,13 @@ BOURSIER = Reference(
     2025,
     "2512.11784",
 )
+FU = Reference(
+    "fu2024transformers",
+    "Transformers Learn to Achieve Second-Order Convergence Rates for In-Context Linear Regression",
+    "Fu, Deqing and Chen, Tian-Qi and Jia, Robin and Sharan, Vatsal",
+    2024,
+    "2310.17086",
+)
 
 
 @dataclass(frozen=True)

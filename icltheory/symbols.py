@@ -25,6 +25,30 @@ delta = sp.Symbol("delta", positive=True)
 time = sp.Symbol("time", nonnegative=True)
 g = sp.Symbol("g", nonnegative=True)
 share = sp.Symbol("share", real=True)
+gamma = sp.Symbol("gamma", positive=True)
+kappa = sp.Symbol("kappa", positive=True)
+a = sp.Symbol("a", real=True)
+rho = sp.Symbol("rho", nonnegative=True)
+local_std = sp.Symbol("local_std", positive=True)
+prior_var = sp.Symbol("prior_var", positive=True)
+prior_norm = sp.Symbol("prior_norm", nonnegative=True)
+H = sp.Symbol("H", integer=True, positive=True)
+rank = sp.Symbol("rank", integer=True, positive=True)
+y = sp.Symbol("y", positive=True)
+kappa_4 = sp.Symbol("kappa_4", real=True)
+kappa_6 = sp.Symbol("kappa_6", real=True)
+a0, b0 = sp.symbols("a0 b0", real=True)
+level = sp.Symbol("level", positive=True)
+lam_min = sp.Symbol("lam_min", positive=True)
+lam_max = sp.Symbol("lam_max", positive=True)
+frobenius = sp.Symbol("frobenius", positive=True)
+trace = sp.Symbol("trace", positive=True)
+steps = sp.Symbol("steps", integer=True, nonnegative=True)
+condition = sp.Symbol("condition", positive=True)
+accuracy = sp.Symbol("accuracy", positive=True)
+nu = sp.Symbol("nu", integer=True, nonnegative=True)
+ratio = sp.Symbol("ratio", positive=True)
+gap = sp.Symbol("gap", integer=True, nonnegative=True)
 
 
 @dataclass(frozen=True)
@@ -64,11 +88,37 @@ TABLE: dict[sp.Symbol, SymbolInfo] = {
         SymbolInfo(delta, "probability of failure", "> 0", r"\delta"),
         SymbolInfo(g, "score scale tau k of a scalar head on local examples", ">= 0", "g"),
         SymbolInfo(share, "part of the deviation from the prior mean that is read", "real", "a"),
+        SymbolInfo(gamma, "limit of dimension over prompt length, d/n", "> 0", r"\gamma"),
+        SymbolInfo(kappa, "limit of k sqrt(d), inverse temperature of a head", "> 0", r"\kappa"),
+        SymbolInfo(a, "sum of values times scores, or scale of linear attention", "real", "a"),
+        SymbolInfo(rho, "mean of a local example over the query", ">= 0", r"\rho"),
+        SymbolInfo(local_std, "standard deviation of local examples", "> 0", r"\tau"),
+        SymbolInfo(prior_var, "trace of the coefficients' covariance", "> 0", r"\omega^{2}"),
+        SymbolInfo(prior_norm, "squared norm of the prior mean", ">= 0", "n_0"),
+        SymbolInfo(H, "number of heads", "integer >= 1", "H"),
+        SymbolInfo(rank, "total rank of the score matrices", "integer >= 1", "r"),
+        SymbolInfo(y, "t d/H of equal block heads", "> 0", "y"),
+        SymbolInfo(a0, "start of the score scale a, A = a I", "real", "a_0"),
+        SymbolInfo(b0, "start of b", "real", "b_0"),
+        SymbolInfo(level, "fraction of its limit that a b reaches", "> 0", r"\ell"),
+        SymbolInfo(kappa_4, "fourth cumulant of a standardised coordinate", "real", r"\kappa_4"),
+        SymbolInfo(kappa_6, "sixth cumulant of a standardised coordinate", "real", r"\kappa_6"),
+        SymbolInfo(lam_min, "smallest nonzero eigenvalue of the Gram matrix", "> 0", r"\lambda_-"),
+        SymbolInfo(lam_max, "largest eigenvalue of the Gram matrix", "> 0", r"\lambda_+"),
+        SymbolInfo(frobenius, "Frobenius norm of the square of the Gram matrix", "> 0", "F"),
+        SymbolInfo(trace, "trace of the Gram matrix", "> 0", r"\operatorname{tr}S"),
+        SymbolInfo(steps, "number of steps of a solver", "integer >= 0", "t"),
+        SymbolInfo(condition, "condition number lam_max/lam_min", ">= 1", r"\kappa"),
+        SymbolInfo(accuracy, "largest residual that is allowed", "> 0", r"\epsilon"),
+        SymbolInfo(nu, "|n - d|, sizes of the Gram matrix", "integer >= 0", r"\nu"),
+        SymbolInfo(ratio, "reach of gradient descent over that of Newton", "> 0", "x"),
+        SymbolInfo(gap, "number of examples after a given one", "integer >= 0", "g"),
         SymbolInfo(time, "time of the flow, step size times steps on half the risk", ">= 0", "t"),
     )
 }
 
-# Matrix symbols differ in dimension; their meaning goes by their name.
+# Matrix symbols differ in dimension; their meaning goes by their name. A_1, A_2, ... and v_1, v_2, ...
+# belong to heads.
 MATRICES: dict[str, str] = {
     "A": "feature-feature block of the merged key-query matrix",
     "u": "label-feature row of the merged key-query matrix",
@@ -81,7 +131,9 @@ MATRICES: dict[str, str] = {
     "r": "loss gradient at the output",
     "m1": "softmax-weighted mean of the tokens",
     "C": "softmax-weighted covariance of the tokens",
+    "G": "product b A of value and score block",
 }
+_OF_HEADS = {"A": "score matrix", "v": "value scale"}
 
 LATEX_NAMES: dict[sp.Symbol, str] = {symbol: info.latex for symbol, info in TABLE.items()}
 
@@ -89,14 +141,20 @@ LATEX_NAMES: dict[sp.Symbol, str] = {symbol: info.latex for symbol, info in TABL
 def describe(symbol: Any) -> SymbolInfo:
     """Meaning, domain and LaTeX of `symbol`; a symbol of the user's own is described as such."""
     if isinstance(symbol, sp.MatrixSymbol):
-        meaning = MATRICES.get(symbol.name, "given by the user")
+        meaning = MATRICES.get(symbol.name) or _of_head(symbol)
         rows, columns = symbol.shape
         domain = f"real vector of length {rows}" if columns == 1 else f"real {rows} x {columns}"
         return SymbolInfo(symbol, meaning, domain, sp.latex(symbol))
     known = TABLE.get(symbol)
     if known is not None:
         return known
-    return SymbolInfo(symbol, "given by the user", _domain(symbol), sp.latex(symbol))
+    return SymbolInfo(symbol, _of_head(symbol), _domain(symbol), sp.latex(symbol))
+
+
+def _of_head(symbol: Any) -> str:
+    letter, _, number = symbol.name.partition("_")
+    numbered = letter in _OF_HEADS and number.isdecimal()
+    return f"{_OF_HEADS[letter]} of head {number}" if numbered else "given by the user"
 
 
 def _domain(symbol: sp.Symbol) -> str:

@@ -148,5 +148,7 @@ def test_refusals_of_the_optimum_and_the_approximation():
     with pytest.raises(InvalidInput, match=r"pass icl\.SoftmaxAttention"):
         icl.approximate_risk(TASK, ONE)
     local = icl.LinearRegression(dim=3, local=(1, R(1, 2)))
+    with pytest.raises(InvalidInput, match="is not approximated"):
+        icl.approximation_error(TASK, LINEAR)
     with pytest.raises(InvalidInput, match="local is not supported"):
         icl.approximate_risk(local, icl.SoftmaxAttention(scores=[1], values=[1]))

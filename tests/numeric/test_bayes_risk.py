@@ -5,9 +5,11 @@ import math
 import mpmath
 import numpy as np
 import pytest
+import sympy as sp
 
 import icltheory as icl
 from icltheory.errors import InvalidInput, OutOfDomain
+from icltheory.symbols import lam
 from numeric import bayes_risk, optimal_risk
 from numeric.bayes import eigenvalue_average
 
@@ -76,6 +78,16 @@ def test_expansion():
         assert errors[0] / errors[1] == pytest.approx(4**order, rel=0.05)
 
 
+def test_small_noise_is_paid_by_the_smallest_eigenvalue():
+    # At n = d the density of eigenvalues is K/sqrt(lam) near 0: E sum c/(c + lam) -> pi K sqrt(c).
+    edge = icl.edge_density(100, 100)
+    constant = float((edge.expr * sp.sqrt(lam)).subs(lam, 0))
+    c = 100 * 1e-9
+    law = math.pi * constant * math.sqrt(c) / 100
+    assert bayes_risk(base(100, 1e-9), 100) == pytest.approx(law, rel=0.02)
+    assert bayes_risk(base(100, 1e-9), 100) != pytest.approx(1.03 * law, rel=0.02)
+
+
 def test_scaling_and_prior_mean():
     task = icl.LinearRegression(dim=2, noise_var=3, feature_cov=[2, 1], coef_cov=[1, 2])
     assert bayes_risk(task, 7) == pytest.approx(4 * bayes_risk(base(2, 0.75), 7), rel=1e-12)
@@ -97,7 +109,6 @@ def test_no_noise_and_order_of_the_predictors():
     ("task", "n", "error", "words"),
     [
         (base(300, 1), 300, OutOfDomain, "above 200"),
-        (base(100, 1e-9), 100, OutOfDomain, "noise is too small"),
         (icl.LinearRegression(dim=2, feature_cov=[2, 1]), 5, InvalidInput, "no multiple"),
         (base(3, 1), 0, InvalidInput, "at least 1"),
         (icl.LinearRegression(dim=2, local=(1, 1)), 5, InvalidInput, "local"),
