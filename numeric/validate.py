@@ -133,7 +133,7 @@ def measure_risk(
     """
     arrays = task_arrays(task, SCENARIOS)
     n = single_length(prompt_length)
-    call = _array_caller(model)
+    call = array_caller(model)
 
     def draw(rng: np.random.Generator, size: int) -> np.ndarray:
         features, labels, query, target = sample_prompts(arrays, n, size, rng)
@@ -143,7 +143,7 @@ def measure_risk(
     return stream(draw, floats, prompts=prompts, seed=seed, batch=batch)
 
 
-def _array_caller(model: Model) -> Callable[..., np.ndarray]:
+def array_caller(model: Model) -> Callable[..., np.ndarray]:
     """The model as a checked function of float64 arrays."""
     if not callable(model):
         raise InvalidInput(

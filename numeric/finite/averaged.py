@@ -1,9 +1,10 @@
-"""The risk of an attention head over joint tokens, averaged over prompts exactly.
+"""Risks averaged exactly over a part of what a prompt is drawn from: less noise for training.
 
-Given the coefficients and the query, the scores of a prompt are Gaussian, and the mean and the mean
-square of the prediction are known through the moments of softmax weights at every prompt length
-(`numeric.prompt_moments`). Training on this average sees no noise of the prompts, only that of
-coefficients and queries. Derived here. Exported: `AveragedRisk`.
+`AveragedRisk` averages one head over whole prompts: given the coefficients and the query, its scores
+are Gaussian, and the mean and the mean square of the prediction are known through the moments of
+softmax weights at every prompt length (`numeric.prompt_moments`); coefficients and queries remain.
+`LabelAveragedRisk` averages any layer whose prediction is affine in the labels over coefficients and
+label noise; features and queries remain. Derived here. Exported: both, and `label_averaged_risk`.
 """
 
 from __future__ import annotations
@@ -19,18 +20,22 @@ from torch import nn
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.gaussian_output import response_coefficients
 from icltheory.task import LinearRegression
-from numeric.arrays import positive_integers, task_arrays
+from numeric.arrays import SCENARIOS, TaskArrays, positive_integers, task_arrays
 from numeric.compile import compile
+from numeric.finite.models import LinearAttention, SoftmaxAttention
 from numeric.finite.tokens import TokenAttention
+from numeric.montecarlo import Estimate, Seed, single_length, stream
 from numeric.prompt_moments import weight_moments
+from numeric.samplers import prompt_floats, sample_prompts
 
 _NODES, _LARGEST = 800, 40.0  # knots of the interpolation, and the largest scale they reach
 
 
 class AveragedRisk:
-    """Squared error of a `TokenAttention` averaged over prompts, given coefficients and queries.
+    """Squared error of one head averaged over prompts, given coefficients and queries.
 
-    With blocks vb = (v, b), al = (A x_q, u'x_q), token covariance G of the coefficients theta, and
+    The head is a `TokenAttention`, or a `SoftmaxAttention` with one head and the query token
+    outside. With blocks vb = (v, b), al = (A x_q, u'x_q), token covariance G of the coefficients theta, and
     scale s^2 = al'G al, a softmax head has
 
         E f = gain vb'G al,    Var f = spread vb'G vb + excess (vb'G al)^2
@@ -68,12 +73,7 @@ class AveragedRisk:
 
     def __call__(self, model: nn.Module, theta: Any, query: Any) -> torch.Tensor:
         """The conditional risks, shape (B,), at coefficients and queries of shape (B, d)."""
-        if not isinstance(model, TokenAttention):
-            raise InvalidInput(
-                f"prompts can be averaged exactly for finite.TokenAttention only, not for "
-                f"{type(model).__name__}; train on sampled prompts."
-            )
-        A, u, v, b = model.tensors()
+        A, u, v, b, skip = _blocks(model)
         theta, query = torch.as_tensor(theta), torch.as_tensor(query)
         label = theta @ self._cov  # Cov(x, y), (B, d)
         power = (label * theta).sum(-1) + self.arrays.noise_var
@@ -82,9 +82,9 @@ class AveragedRisk:
         square = (x * gx).sum(-1) + y * gy
         mean = gx @ v + b * gy
         spread = v @ self._cov @ v + 2 * b * (label @ v) + b * b * power  # vb'G vb
-        target = (theta * query).sum(-1)
+        target = (theta * query).sum(-1) - query @ skip
         n = self.prompt_length
-        if model.kind == "linear":
+        if isinstance(model, TokenAttention) and model.kind == "linear":
             return (mean - target) ** 2 + (mean**2 + square * spread) / n
         gain, across, along = self._coefficients(square).unbind(-1)
         return (gain * mean - target) ** 2 + across * spread + along * mean**2
@@ -106,6 +106,28 @@ class AveragedRisk:
         return _Interpolated.apply(square, self._spline, self._slope)  # type: ignore[return-value]
 
 
+def _blocks(model: nn.Module) -> tuple[torch.Tensor, ...]:
+    """The blocks A, u, v, b of a head over joint tokens, and its skip path."""
+    if isinstance(model, TokenAttention):
+        return *model.tensors(), torch.zeros(model.dim, dtype=torch.float64)
+    if not isinstance(model, SoftmaxAttention):
+        raise InvalidInput(
+            f"prompts can be averaged exactly for finite.TokenAttention and for "
+            f"finite.SoftmaxAttention with one head, not for {type(model).__name__}; train on "
+            f"sampled prompts."
+        )
+    if model.heads > 1 or model.include_query:
+        what = f"{model.heads} heads" if model.heads > 1 else "the query token inside"
+        raise InvalidInput(
+            f"prompts can be averaged exactly for one softmax head without the query token, not for "
+            f"{what}; average over labels (average_labels=True)."
+        )
+    zero = torch.zeros(model.dim, dtype=torch.float64)
+    (matrix,), (value,) = model.tensors()
+    reader = zero if model.u is None else model.u[0]
+    return matrix.T, zero, reader, value, zero if model.skip is None else model.skip
+
+
 class _Interpolated(torch.autograd.Function):
     """The spline in s as a function of s^2; its derivative is the spline's, over 2 s."""
 
@@ -121,3 +143,88 @@ class _Interpolated(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         (slope,) = ctx.saved_tensors
         return (grads[0] * slope).sum(-1), None, None
+
+
+# -- labels ----------------------------------------------------------------------------------------
+
+
+class LabelAveragedRisk(nn.Module):
+    """Squared error of a layer averaged over coefficients and label noise, given X and queries.
+
+    A prediction sum_i W_i y_i + c with weights that do not depend on the labels has, for
+    coefficients of mean m and covariance M and with e = x_q - sum_i W_i x_i,
+
+        E (f - theta.x_q)^2 = e'M e + (m.e - c)^2 + noise_var |W|^2.
+
+    `model`: a `SoftmaxAttention` or `LinearAttention` of any form; any task. A module whose
+    `layer` is the model: forward (X (B, n, d), query (B, d), *law) -> (B,), with the `law` of
+    another task in place of its own if given. Differentiable in the parameters of the model.
+
+    >>> import icltheory as icl
+    >>> model = LinearAttention(dim=2)
+    >>> model.load_state_dict({"A": torch.eye(2)})
+    <All keys matched successfully>
+    >>> risk = LabelAveragedRisk(model, icl.LinearRegression(dim=2, noise_var=0.5))
+    >>> one = risk(torch.ones(1, 4, 2).double(), torch.ones(1, 2).double())  # W_i = 1/2, e = -x_q
+    >>> round(one.item(), 12)
+    1.5
+    """
+
+    def __init__(self, model: nn.Module, task: LinearRegression | TaskArrays) -> None:
+        super().__init__()
+        if not isinstance(model, (SoftmaxAttention, LinearAttention)):
+            raise InvalidInput(
+                f"labels can be averaged exactly for finite.SoftmaxAttention and "
+                f"finite.LinearAttention, not for {type(model).__name__}; train on sampled labels."
+            )
+        self.layer = model
+        arrays = task if isinstance(task, TaskArrays) else task_arrays(task, SCENARIOS)
+        self.law = coefficient_law(arrays)
+
+    def forward(self, X: torch.Tensor, query: torch.Tensor, *law: torch.Tensor) -> torch.Tensor:
+        """The conditional risks, (B,)."""
+        root, mean, noise = law or self.law
+        weights, rest = self.layer.label_weights(X, query)
+        error = query - (weights[:, None] @ X)[:, 0]
+        spread = ((error @ root) ** 2).sum(-1) + noise * (weights**2).sum(-1)
+        return spread + (error @ mean - rest) ** 2
+
+
+def coefficient_law(arrays: TaskArrays) -> tuple[torch.Tensor, ...]:
+    """Root of the covariance (d, d) and mean (d,) of the coefficients, and the noise variance ()."""
+    parts = (arrays.coef_root, arrays.coef_mean, np.array(arrays.noise_var))
+    return tuple(map(torch.from_numpy, parts))
+
+
+def label_averaged_risk(
+    model: nn.Module,
+    task: LinearRegression,
+    prompt_length: int,
+    *,
+    prompts: int = 100_000,
+    seed: Seed = 0,
+) -> Estimate:
+    """Risk of a layer over fresh features and queries, labels averaged exactly (`LabelAveragedRisk`).
+
+    It estimates what `numeric.measure_risk` does, for a `SoftmaxAttention` or `LinearAttention`,
+    with the standard error that several times as many prompts would have there.
+
+    >>> import icltheory as icl
+    >>> import numeric
+    >>> model, task = SoftmaxAttention(dim=5), icl.LinearRegression(dim=5)
+    >>> few = label_averaged_risk(model, task, 10, prompts=2_000)
+    >>> many = numeric.measure_risk(model, task, 10, prompts=2_000)
+    >>> few.standard_error < many.standard_error / 2
+    True
+    """
+    arrays, n = task_arrays(task, SCENARIOS), single_length(prompt_length)
+    risk = LabelAveragedRisk(model, arrays)
+    if model.dim != arrays.dim:
+        raise InvalidInput(f"the task has dim = {arrays.dim}, the model {model.dim}.")
+
+    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
+        X, _, query, _ = sample_prompts(arrays, n, size, rng)
+        with torch.no_grad():
+            return risk(torch.from_numpy(X), torch.from_numpy(query)).numpy()
+
+    return stream(draw, prompt_floats(arrays, n), prompts=prompts, seed=seed)

@@ -18,13 +18,22 @@ import torch
 from torch import nn
 
 from icltheory.errors import CheckpointError, InvalidInput
+from numeric.finite.contrasts import LSTM, LoopedLinearAttention
 from numeric.finite.models import LinearAttention, SoftmaxAttention
 from numeric.finite.tokens import TokenAttention
 from numeric.finite.transformer import Transformer
 
 _FORMAT = 1
 _CLASSES: dict[str, type[nn.Module]] = {
-    cls.__name__: cls for cls in (SoftmaxAttention, LinearAttention, TokenAttention, Transformer)
+    cls.__name__: cls
+    for cls in (
+        SoftmaxAttention,
+        LinearAttention,
+        TokenAttention,
+        Transformer,
+        LSTM,
+        LoopedLinearAttention,
+    )
 }
 
 

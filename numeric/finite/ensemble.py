@@ -12,6 +12,7 @@ from torch import nn
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
 from numeric.arrays import TaskArrays, positive_integers
+from numeric.finite.averaged import LabelAveragedRisk, coefficient_law
 from numeric.finite.training import (
     DIVERGED,
     OPTIMIZERS,
@@ -25,6 +26,7 @@ from numeric.finite.training import (
     squared_error,
     weights_digest,
 )
+from numeric.finite.transformer import SequenceModel
 
 
 def train_many(
@@ -38,6 +40,7 @@ def train_many(
     learning_rate: float | None = None,
     schedule: str = "cosine",
     record_every: int | None = None,
+    average_labels: bool = False,
     progress: bool | None = None,
 ) -> list[TrainingRun]:
     """Train many models in place; those of one class, shape and prompt length in one program.
@@ -67,9 +70,15 @@ def train_many(
             f"at least one model, and one of each a model."
         )
     shared = shared_settings(steps, batch_size, optimizer, learning_rate, schedule, record_every)
+    given = {"average_labels": True} if average_labels else {}
     groups: dict[tuple, list[int]] = {}
     arrays, settings = [], []
     for i, (model, (task, length), seed) in enumerate(zip(models, targets, numbers, strict=True)):
+        if isinstance(model, SequenceModel):
+            raise InvalidInput(
+                f"models[{i}] is a {type(model).__name__}, whose loss is over all prefixes of a "
+                f"prompt; train it with finite.train, one at a time."
+            )
         arrays.append(fitting(model, task))
         settings.append(
             {
@@ -79,6 +88,7 @@ def train_many(
                 **shared,
                 "average_prompts": False,
                 "start": weights_digest(model),
+                **given,
             }
         )
         shapes = tuple((k, tuple(p.shape)) for k, p in model.named_parameters())
@@ -107,10 +117,17 @@ def _train_group(
     history = History(chosen, stacked)
     template = chosen[0]
 
-    def forward(weights: Any, rest: Any, X: Any, y: Any, query: Any) -> torch.Tensor:
-        return torch.func.functional_call(template, (weights, rest), (X, y, query))
+    labelled = "average_labels" in shared
+    reader: nn.Module = LabelAveragedRisk(template, arrays[members[0]]) if labelled else template
+    prefix = "layer." if labelled else ""
+
+    def forward(weights: Any, rest: Any, *inputs: torch.Tensor) -> torch.Tensor:
+        named = ({prefix + name: value for name, value in x.items()} for x in (weights, rest))
+        return torch.func.functional_call(reader, tuple(named), inputs)
 
     batched = torch.func.vmap(forward, randomness="different")
+    laws = zip(*(coefficient_law(arrays[i]) for i in members), strict=True) if labelled else ()
+    law = [torch.stack(part) for part in laws]
 
     def losses(step: int) -> torch.Tensor:
         drawn: dict[tuple, Any] = {}
@@ -120,6 +137,8 @@ def _train_group(
                 drawn[key] = draw_prompts(arrays[i], settings[i], settings[i]["seed"], step)
         each = [drawn[settings[i]["task"], settings[i]["seed"]] for i in members]
         X, y, query, target = (torch.stack(part) for part in zip(*each, strict=True))
+        if labelled:
+            return batched(stacked, buffers, X, query, *law).mean(-1)
         return squared_error(batched(stacked, buffers, X, y, query), target)
 
     limits = np.array([DIVERGED * arrays[i].signal for i in members])

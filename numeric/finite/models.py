@@ -19,6 +19,7 @@ from icltheory.errors import InvalidInput
 from numeric.arrays import SCENARIOS, finite, positive_integers, task_arrays
 
 _STARTS = ("opposite", "same", "random")
+_SCORES = ("matrix", "scalar")
 # Size of the values at the start. The risk of a pair is flat along v k = constant towards its
 # optimum at small k and large v; from values of 1 training stays up to 3 % above it.
 _VALUE = 4.0
@@ -41,19 +42,25 @@ class Learned:
 
 
 class SoftmaxAttention(nn.Module):
-    """One layer of softmax attention with `heads` heads and full score matrices.
+    """One layer of softmax attention with `heads` heads: full, rank-limited or scalar scores.
 
     Parameters
     ----------
     dim, heads: positive integers.
     merged: True has parameters `A` (heads, dim, dim) and `v` (heads,); False has `K`, `Q`
-        (heads, dim, dim) and `V` (heads,), with A_h = Q_h' K_h, so that the score of token i is
-        (Q_h x_q).(K_h x_i).
-    values: signs of the values, of size 4, at the start: "opposite" (alternating), "same", or
-        "random". Heads that start with one sign stay near the optimum of a single head, below it
-        by about 1 % (their score matrices need not be alike).
-    score_std: standard deviation of the entries of A_h at the start (of K_h and Q_h around
-        score_std^{1/2} times the identity when not merged).
+        (heads, head_width, dim) and `V` (heads,), with A_h = Q_h' K_h, so that the score of token i
+        is (Q_h x_q).(K_h x_i). `None` is False with `head_width`, else True.
+    head_width: m, the width of keys and queries, which limits every A_h to rank m (the embedding
+        dimension of the layer is heads * m); `None` is dim.
+    scores: "matrix", or "scalar" for A_h = k_h I with one parameter `k` (heads,) a head, whatever
+        the features' covariance.
+    values: signs of the values at the start: "opposite" (alternating), "same", or "random". Heads
+        that start with one sign stay near the optimum of a single head, below it by about 1 %
+        (their score matrices need not be alike).
+    value_size: size of the values at the start. Training leaves it slowly where the risk is flat.
+    score_std: standard deviation of the entries of A_h, or of k_h, at the start. Of K_h and Q_h it
+        is that around score_std^{1/2} times m unit vectors, those of Q_h with the sign of the value;
+        heads that are limited start with successive blocks of coordinates.
     seed: of the start.
     include_query: the token (query, 0) is in every softmax.
     skip: a parameter `skip` (dim,), the path skip.query to the prediction; 0 at the start.
@@ -64,8 +71,17 @@ class SoftmaxAttention(nn.Module):
     >>> model = SoftmaxAttention(dim=3, heads=2)
     >>> model(torch.zeros(4, 6, 3).double(), torch.ones(4, 6).double(), torch.ones(4, 3).double())
     tensor([0., 0., 0., 0.], dtype=torch.float64, grad_fn=...)
+    >>> model = SoftmaxAttention(dim=6, heads=2, head_width=2)
+    >>> model.K.shape, np.linalg.matrix_rank(model.score_matrices())
+    (torch.Size([2, 2, 6]), array([2, 2]))
     """
 
+    A: nn.Parameter
+    v: nn.Parameter
+    k: nn.Parameter
+    K: nn.Parameter
+    Q: nn.Parameter
+    V: nn.Parameter
     skip: nn.Parameter | None
     u: nn.Parameter | None
 
@@ -74,8 +90,11 @@ class SoftmaxAttention(nn.Module):
         dim: int,
         heads: int = 1,
         *,
-        merged: bool = True,
+        merged: bool | None = None,
+        head_width: int | None = None,
+        scores: str = "matrix",
         values: str = "opposite",
+        value_size: float = _VALUE,
         score_std: float = 0.1,
         seed: int = 0,
         include_query: bool = False,
@@ -83,29 +102,60 @@ class SoftmaxAttention(nn.Module):
         feature_values: bool = False,
     ) -> None:
         super().__init__()
-        if values not in _STARTS:
-            raise InvalidInput(f"values = {values!r} is not one of {', '.join(_STARTS)}.")
+        for name, word, allowed in (("scores", scores, _SCORES), ("values", values, _STARTS)):
+            if word not in allowed:
+                raise InvalidInput(f"{name} = {word!r} is not one of {', '.join(allowed)}.")
         self.dim, self.heads = count(dim, "dim"), count(heads, "heads")
-        self.merged, self.include_query = bool(merged), bool(include_query)
+        self.head_width = None if head_width is None else count(head_width, "head_width")
+        self.merged = head_width is None if merged is None else bool(merged)
+        self.scores, self.include_query = scores, bool(include_query)
+        if self.merged and head_width is not None:
+            raise InvalidInput(
+                "head_width limits the keys and queries of a layer with merged=False; leave merged "
+                "out."
+            )
+        if scores == "scalar" and not self.merged:
+            raise InvalidInput(
+                "scalar scores k_h I have no keys and queries; leave merged and head_width out."
+            )
         generator, score_std = generator_of(seed), spread(score_std, "score_std")
-        shape = (self.heads, self.dim, self.dim)
-        if merged:
-            self.A = nn.Parameter(score_std * normal(shape, generator))
-            self.v = nn.Parameter(_start_values(self.heads, values, generator))
-        else:
-            centre = score_std**0.5 * torch.eye(self.dim, dtype=torch.float64)
-            self.K = nn.Parameter(centre + score_std * normal(shape, generator))
-            self.Q = nn.Parameter(centre + score_std * normal(shape, generator))
-            self.V = nn.Parameter(_start_values(self.heads, values, generator))
+        weights = spread(value_size, "value_size"), values
+        for name, start in self._start(weights, score_std, generator).items():
+            self.register_parameter(name, nn.Parameter(start))
         zeros = {"skip": (self.dim,), "u": (self.heads, self.dim)}
         for name, wanted in (("skip", skip), ("u", feature_values)):
             start = nn.Parameter(torch.zeros(zeros[name], dtype=torch.float64)) if wanted else None
             self.register_parameter(name, start)
 
+    def _start(
+        self, weights: tuple[float, str], score_std: float, generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Scores and values before training, by the names of their parameters."""
+        heads, dim = self.heads, self.dim
+        if self.scores == "scalar":
+            start = {"k": score_std * normal((heads,), generator)}
+        elif self.merged:
+            start = {"A": score_std * normal((heads, dim, dim), generator)}
+        else:
+            width = self.head_width or dim
+            start = {name: score_std * normal((heads, width, dim), generator) for name in "KQ"}
+        values = _start_values(heads, *weights, generator)
+        if self.merged:
+            return {**start, "v": values}
+        block = torch.arange(heads * width).reshape(heads, width) % dim
+        centre = score_std**0.5 * torch.eye(dim, dtype=torch.float64)[block]
+        start["K"] += centre
+        start["Q"] += values.sign()[:, None, None] * centre
+        return {**start, "V": values}
+
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that determine the shapes."""
-        return {"dim": self.dim, "heads": self.heads, "merged": self.merged, **self._options()}
+        limits = {} if self.head_width is None else {"head_width": self.head_width}
+        if self.scores != "matrix":
+            limits["scores"] = self.scores
+        shape = {"dim": self.dim, "heads": self.heads, "merged": self.merged}
+        return {**shape, **limits, **self._options()}
 
     def _options(self) -> dict[str, Any]:
         """The options in use, as arguments."""
@@ -118,33 +168,41 @@ class SoftmaxAttention(nn.Module):
 
     @property
     def attention(self) -> icl.SoftmaxAttention:
-        """The specification whose optimum this model is held against."""
+        """The specification whose optimum this model is held against, its scores not limited."""
         return icl.SoftmaxAttention(heads=self.heads, **self._options())
 
-    def _parts(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A_h (heads, dim, dim) and v_h (heads,) as functions of the parameters."""
+        if self.scores == "scalar":
+            return self.k[:, None, None] * torch.eye(self.dim, dtype=self.k.dtype), self.v
         if self.merged:
             return self.A, self.v
         return self.Q.transpose(1, 2) @ self.K, self.V
 
     def forward(self, X: torch.Tensor, y: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-        matrices, values = self._parts()
-        if self.include_query:
-            X = torch.cat([X, query[:, None]], dim=1)
-            y = torch.cat([y, torch.zeros_like(y[:, :1])], dim=1)
-        scores = torch.einsum("bi,hij->bhj", query, matrices) @ X.transpose(1, 2)
+        weights, rest = self.label_weights(X, query)
+        return (weights * y).sum(-1) + rest
+
+    def label_weights(
+        self, X: torch.Tensor, query: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """W (B, n) and c (B,) of the prediction sum_i W_i y_i + c, which is affine in the labels."""
+        matrices, values = self.tensors()
+        tokens = torch.cat([X, query[:, None]], dim=1) if self.include_query else X
+        scores = torch.einsum("bi,hij->bhj", query, matrices) @ tokens.transpose(1, 2)
         weights = torch.softmax(scores, dim=-1)
-        prediction = (weights @ y[:, :, None])[:, :, 0] @ values
+        rest = torch.zeros_like(query[:, 0]) if self.skip is None else query @ self.skip
         if self.u is not None:
-            prediction = prediction + torch.einsum("bhi,hi->b", weights @ X, self.u)
-        return prediction if self.skip is None else prediction + query @ self.skip
+            rest = rest + torch.einsum("bhi,hi->b", weights @ tokens, self.u)
+        return torch.einsum("bhn,h->bn", weights[:, :, : X.shape[1]], values), rest
 
     def score_matrices(self) -> np.ndarray:
         """A_h, (heads, dim, dim)."""
-        return self._parts()[0].detach().numpy().copy()
+        return self.tensors()[0].detach().numpy().copy()
 
     def values(self) -> np.ndarray:
         """v_h, (heads,)."""
-        return self._parts()[1].detach().numpy().copy()
+        return self.tensors()[1].detach().numpy().copy()
 
     def specification(self) -> icl.SoftmaxAttention:
         """The layer as it stands, as a specification with explicit scores and values."""
@@ -197,13 +255,19 @@ class LinearAttention(nn.Module):
         return icl.LinearAttention(centered=self.centered)
 
     def forward(self, X: torch.Tensor, y: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        return (self.label_weights(X, query)[0] * y).sum(-1)
+
+    def label_weights(
+        self, X: torch.Tensor, query: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """W (B, n) of the prediction sum_i W_i y_i, and zeros (B,)."""
         count = X.shape[1]
         if self.centered:
             if count < 2:
                 raise InvalidInput("centred linear attention needs prompts of at least 2 examples.")
-            X, y, count = X - X.mean(1, keepdim=True), y - y.mean(1, keepdim=True), count - 1
-        step = (y[:, None] @ X)[:, 0]
-        return ((query @ self.A) * step).sum(-1) / count
+            X, count = X - X.mean(1, keepdim=True), count - 1
+        weights = (X @ (query @ self.A)[:, :, None])[:, :, 0] / count
+        return weights, torch.zeros_like(query[:, 0])
 
 
 def count(value: Any, name: str) -> int:
@@ -229,8 +293,8 @@ def normal(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def _start_values(heads: int, start: str, generator: torch.Generator) -> torch.Tensor:
-    values = torch.full((heads,), _VALUE, dtype=torch.float64)
+def _start_values(heads: int, size: float, start: str, generator: torch.Generator) -> torch.Tensor:
+    values = torch.full((heads,), size, dtype=torch.float64)
     if start == "opposite":
         values[1::2] *= -1
     elif start == "random":

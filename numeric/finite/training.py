@@ -29,7 +29,7 @@ from tqdm import tqdm
 from icltheory.errors import CheckpointError, InvalidInput, TrainingDiverged
 from icltheory.task import LinearRegression
 from numeric.arrays import SCENARIOS, TaskArrays, finite, positive_integers, task_arrays
-from numeric.finite.averaged import AveragedRisk
+from numeric.finite.averaged import AveragedRisk, LabelAveragedRisk
 from numeric.finite.checkpoint import check_fits, read, save
 from numeric.finite.curriculum import Curriculum
 from numeric.finite.transformer import SequenceModel
@@ -107,6 +107,7 @@ def train(
     curriculum: Curriculum | None = None,
     record_every: int | None = None,
     average_prompts: bool = False,
+    average_labels: bool = False,
     progress: bool | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 500,
@@ -117,7 +118,8 @@ def train(
     Parameters
     ----------
     model: any module (X[B, n, d], y[B, n], query[B, d]) -> [B] in float64, or a `SequenceModel`,
-        whose loss is the mean over all its x tokens, against the (noisy) labels that follow them.
+        whose loss is the mean over all its x tokens, against the labels that follow them (the last
+        without noise).
     steps, seed, batch_size: number of updates, seed of the prompts, prompts a step.
     optimizer: "adam" (default learning rate 0.02, of a `SequenceModel` 0.001) or "sgd" (0.1).
     schedule: "cosine" to zero over `steps`, or "constant".
@@ -126,8 +128,11 @@ def train(
     curriculum: prompts that grow (`Curriculum`), for a `SequenceModel`.
     record_every: keep all parameters every so many steps, in `TrainingRun.trajectory`.
     average_prompts: True averages the loss over prompts exactly, so that only coefficients and
-        queries are drawn (`AveragedRisk`, for a `TokenAttention`): the course of training without
-        the noise of the prompts, at a cost that does not grow with n.
+        queries are drawn (`AveragedRisk`, for one head): the course of training without the noise
+        of the prompts, at a cost that does not grow with n.
+    average_labels: True averages the loss over coefficients and label noise exactly, so that only
+        features and queries are drawn (`LabelAveragedRisk`): as good as a batch about d times as
+        large.
     progress: True or False for the bar; `None` shows it on a terminal and in a notebook.
     checkpoint: file that is written at the start, every `checkpoint_every` steps, at the end, and
         on Ctrl-C. If it exists the run goes on from it, bit for bit as if it had never stopped; its
@@ -146,11 +151,14 @@ def train(
     """
     arrays = fitting(model, task)
     sequence = isinstance(model, SequenceModel)
-    if sequence and (average_prompts or task.local is not None):
+    if sequence and (average_prompts or average_labels or task.local is not None):
         raise InvalidInput(
             "a SequenceModel predicts after every prefix of sampled prompts: leave average_prompts "
-            "out, and train on a task without local examples, which surround one query."
+            "and average_labels out, and train on a task without local examples, which surround one "
+            "query."
         )
+    if average_prompts and average_labels:
+        raise InvalidInput("the loss is averaged over prompts or over labels; choose one of them.")
     if curriculum is not None and not (sequence and isinstance(curriculum, Curriculum)):
         raise InvalidInput(
             "curriculum is finite.Curriculum(...), for a SequenceModel such as finite.Transformer."
@@ -164,7 +172,7 @@ def train(
         **shared_settings(steps, batch_size, optimizer, learning_rate, schedule, record_every),
         "average_prompts": bool(average_prompts),
         "start": weights_digest(model),
-        **given_settings(warmup, clip_norm, curriculum),
+        **given_settings(warmup, clip_norm, curriculum, average_labels),
     }
     every = int(positive_integers(checkpoint_every, "checkpoint_every"))
     engine = OPTIMIZERS[optimizer][0](model.parameters(), lr=settings["learning_rate"])
@@ -183,6 +191,7 @@ def train(
             save(model, checkpoint, training=state)
 
     averaged = AveragedRisk(task, prompt_length) if average_prompts else None
+    labelled = LabelAveragedRisk(model, arrays) if average_labels else None
 
     def losses(step: int) -> torch.Tensor:
         if averaged is not None:
@@ -190,9 +199,12 @@ def train(
             return averaged(model, *averaged.draw(rng, settings["batch_size"])).mean()[None]
         if isinstance(model, SequenceModel):
             X, y = draw_sequences(arrays, settings, step, curriculum)
-            return ((model.predict_all(X, y) - y.to(X.dtype)) ** 2).mean()[None]
-        prompts = draw_prompts(arrays, settings, settings["seed"], step)
-        return squared_error(model(*prompts[:3]), prompts[3])[None]
+            predictions = model.predict_all(X, y)
+            return ((predictions - y.to(predictions.device)) ** 2).mean()[None]
+        X, y, query, target = draw_prompts(arrays, settings, settings["seed"], step)
+        if labelled is not None:
+            return labelled(X, query).mean()[None]
+        return squared_error(model(X, y, query), target)[None]
 
     write()  # a place or a model that cannot be saved is refused before the work is done
     limits = np.array([DIVERGED * arrays.signal])
@@ -247,7 +259,9 @@ class History:
         """The finished run of model i."""
         records = [record[i] for record in self.records]
         names = records[0] if records else {}
-        trajectory = {name: np.stack([r[name].numpy() for r in records]) for name in names}
+        trajectory = {
+            name: np.stack([r[name].numpy(force=True) for r in records]) for name in names
+        }
         return TrainingRun(
             self.models[i], np.array([x[i] for x in self.loss]), settings, trajectory
         )
@@ -274,7 +288,7 @@ def descend(
             group["lr"] = rate * factor
         engine.zero_grad(set_to_none=True)
         batch = losses(step)
-        values = batch.detach().double().numpy().copy()
+        values = batch.detach().cpu().double().numpy().copy()
         bad = ~(values <= limits)
         if bad.any():
             j = int(np.argmax(bad))
@@ -341,7 +355,7 @@ def shared_settings(
 
 
 def given_settings(
-    warmup: Any, clip_norm: float | None, curriculum: Curriculum | None
+    warmup: Any, clip_norm: float | None, curriculum: Curriculum | None, average_labels: bool
 ) -> dict[str, Any]:
     """The settings that are named only where they are used."""
     given: dict[str, Any] = {}
@@ -353,6 +367,8 @@ def given_settings(
             raise InvalidInput(f"clip_norm = {clip_norm:g} must be positive, for example 1.")
     if curriculum is not None:
         given["curriculum"] = curriculum.setting()
+    if average_labels:
+        given["average_labels"] = True
     return given
 
 
@@ -361,6 +377,8 @@ def fitting(model: nn.Module, task: LinearRegression) -> TaskArrays:
     arrays = task_arrays(task, SCENARIOS)
     if not isinstance(model, nn.Module):
         raise InvalidInput(f"model has type {type(model).__name__}; pass a torch module.")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InvalidInput(f"{type(model).__name__} has no parameters to train.")
     if getattr(model, "dim", arrays.dim) != arrays.dim:
         raise InvalidInput(f"the task has dim = {arrays.dim}, the model {model.dim}.")
     return arrays
@@ -434,7 +452,7 @@ def _restore(
             f"{path} is a model without the state of a training; give another file."
         )
     # Weights that come from this very file go on as well.
-    if all(torch.equal(p, state["weights"][key]) for key, p in model.state_dict().items()):
+    if all(torch.equal(p.cpu(), state["weights"][key]) for key, p in model.state_dict().items()):
         settings["start"] = theirs.get("start")
     if theirs != settings:
         changed = ", ".join(
