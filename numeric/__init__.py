@@ -5,7 +5,12 @@
 
 from numeric.architecture_map import ArchitectureMap as ArchitectureMap
 from numeric.architecture_map import architecture_map as architecture_map
+from numeric.audit import AUDITS as AUDITS
+from numeric.audit import audit_table as audit_table
 from numeric.bayes import bayes_risk as bayes_risk
+from numeric.best_step import BestMatch as BestMatch
+from numeric.best_step import Slope as Slope
+from numeric.best_step import best_match as best_match
 from numeric.block_optimum import BlockOptimum as BlockOptimum
 from numeric.block_optimum import PromptLength as PromptLength
 from numeric.block_optimum import optimal_block_risk as optimal_block_risk
@@ -23,10 +28,14 @@ from numeric.concentration import simulated_error as simulated_error
 from numeric.conventions import approximation_error as approximation_error
 from numeric.drift import finite_prompt_flow as finite_prompt_flow
 from numeric.drift import valley_drift as valley_drift
+from numeric.eigenbasis import PromptSpectra as PromptSpectra
+from numeric.eigenbasis import prompt_spectra as prompt_spectra
 from numeric.exponents import LocalExponent as LocalExponent
 from numeric.exponents import local_exponent as local_exponent
 from numeric.feature_risk import FeatureExpansion as FeatureExpansion
 from numeric.feature_risk import feature_expansion as feature_expansion
+from numeric.filter_estimate import EffectiveFilter as EffectiveFilter
+from numeric.filter_estimate import effective_filter as effective_filter
 from numeric.finite_prompt import block_risk as block_risk
 from numeric.finite_prompt import block_risk_gradient as block_risk_gradient
 from numeric.flow import FlowSolution as FlowSolution
@@ -39,15 +48,22 @@ from numeric.heads import HeadGradient as HeadGradient
 from numeric.heads import OptimalValues as OptimalValues
 from numeric.heads import head_constant as head_constant
 from numeric.heads import optimal_values as optimal_values
+from numeric.krylov import quasi_newton_weights as quasi_newton_weights
+from numeric.krylov import ritz_values as ritz_values
 from numeric.long_prompts import long_prompt_moments as long_prompt_moments
+from numeric.model_weights import InducedWeights as InducedWeights
+from numeric.model_weights import induced_weights as induced_weights
 from numeric.montecarlo import Estimate as Estimate
 from numeric.montecarlo import monte_carlo_constant as monte_carlo_constant
 from numeric.montecarlo import monte_carlo_risk as monte_carlo_risk
+from numeric.online import forgetting_curve as forgetting_curve
+from numeric.online import online_weights as online_weights
 from numeric.optimal_heads import OptimalHeads as OptimalHeads
 from numeric.optimal_heads import optimal_heads as optimal_heads
 from numeric.pair_moments import pair_moments as pair_moments
 from numeric.plot import Figure as Figure
 from numeric.plot import Series as Series
+from numeric.plot import SideBySide as SideBySide
 from numeric.plot import draw as draw
 from numeric.product_features import best_product_head as best_product_head
 from numeric.product_features import exact_product_risk as exact_product_risk
@@ -57,9 +73,36 @@ from numeric.product_simulation import simulate_product_risk as simulate_product
 from numeric.prompt_moments import PromptMoments as PromptMoments
 from numeric.prompt_moments import prompt_moments as prompt_moments
 from numeric.prompt_moments import weight_moment_derivatives as weight_moment_derivatives
+from numeric.regression_prompts import SolverPrompts as SolverPrompts
+from numeric.regression_prompts import solver_prompts as solver_prompts
 from numeric.risk import exact_risk as exact_risk
 from numeric.risk import optimal_risk as optimal_risk
 from numeric.scenarios import optimal_tight_prior as optimal_tight_prior
+from numeric.similarity import Similarity as Similarity
+from numeric.similarity import prefix_windows as prefix_windows
+from numeric.similarity import similarity_of_errors as similarity_of_errors
+from numeric.similarity import similarity_of_weights as similarity_of_weights
+from numeric.similarity_theory import ExpectedSimilarity as ExpectedSimilarity
+from numeric.similarity_theory import expected_similarity_of_errors as expected_similarity_of_errors
+from numeric.similarity_theory import (
+    expected_similarity_of_weights as expected_similarity_of_weights,
+)
+from numeric.solver_filters import conditional_risk as conditional_risk
+from numeric.solver_filters import solver_residuals as solver_residuals
+from numeric.solver_limits import late_solver_risk as late_solver_risk
+from numeric.solver_limits import solver_risk_limit as solver_risk_limit
+from numeric.solver_loops import step_solver as step_solver
+from numeric.solvers import SolverErrors as SolverErrors
+from numeric.solvers import SolverRun as SolverRun
+from numeric.solvers import run_solvers as run_solvers
+from numeric.solvers import solver_errors as solver_errors
+from numeric.spectra import SpectralAverage as SpectralAverage
+from numeric.spectra import marchenko_pastur_average as marchenko_pastur_average
+from numeric.spectra import wishart_average as wishart_average
+from numeric.spectra import wishart_density as wishart_density
+from numeric.spectra import wishart_eigenvalues as wishart_eigenvalues
+from numeric.spectral_risk import SolverRisk as SolverRisk
+from numeric.spectral_risk import solver_risk as solver_risk
 from numeric.token_simulation import OutputSample as OutputSample
 from numeric.token_simulation import sample_tokens as sample_tokens
 from numeric.token_simulation import simulate_output as simulate_output
