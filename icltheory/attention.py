@@ -256,6 +256,7 @@ def on_specifications(
         return cached(*given.values())
 
     checked.cache_clear = cached.cache_clear  # type: ignore[attr-defined]
+    checked.supports = supported  # type: ignore[attr-defined]
     return checked
 
 

@@ -19,6 +19,7 @@ from sympy.polys.matrices import DomainMatrix
 from icltheory import checks
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula, Step
+from icltheory.solver_steps import positive
 from icltheory.solvers import Ridge, Solver
 from icltheory.spectral_risk import SOURCES, PromptLaw, solver_risk
 from icltheory.symbols import d as dim_symbol
@@ -77,8 +78,6 @@ def _optimal(risk: Formula, parameter: sp.Symbol) -> Formula:
             f"the best {parameter} solves an equation of degree {slope.degree()} and {names} are "
             f"left in it; put numbers in for them."
         )
-    elif slope.degree() < 1:
-        raise InvalidInput(f"the risk does not depend on {parameter}: take at least one step.")
     else:
         best, least = _least(polynomial, slope)
     return Formula(
@@ -130,6 +129,9 @@ def _bisected(coefficients: list[int], low: sp.Rational, high: sp.Rational) -> s
 def _parameter(solver: Solver, risk: Formula, *others: Any) -> sp.Symbol:
     taken = set().union(*(sp.sympify(x).free_symbols for x in others))
     free = {s for s in risk.free_symbols - taken if s in _symbols_of(solver)}
+    if not free and (unused := _symbols_of(solver) - taken):
+        names = ", ".join(sorted(s.name for s in unused))
+        raise InvalidInput(f"the risk does not depend on {names}: take at least one step.")
     if len(free) != 1:
         names = ", ".join(sorted(s.name for s in free)) or "none"
         raise InvalidInput(
@@ -213,12 +215,12 @@ def optimal_ridge(d: Any = dim_symbol, noise_var: Any = 1, coef_var: Any = None)
     Ridge(penalty=1)
     """
     dim = checks.positive_integer(d, "d", "d=20")
-    noise = checks.scalar(noise_var, "noise_var")
-    if noise.is_positive is False:
+    noise = checks.nonnegative(noise_var, "noise_var")
+    if noise.is_zero:
         raise InvalidInput(
             f"noise_var = {noise_var}: without noise least squares is the best filter."
         )
-    variance = 1 / dim if coef_var is None else checks.scalar(coef_var, "coef_var")
+    variance = 1 / dim if coef_var is None else positive(coef_var, "coef_var", "1")
     weight, penalty = sp.Dummy("q"), sp.Dummy("c")
     error = variance * (1 - lam * weight) ** 2 + noise * lam * weight**2
     (best,) = sp.solve(sp.diff(error, weight), weight)

@@ -94,7 +94,9 @@ class Convention:
             raise InvalidInput(
                 f"score_divisor = {divisor} must be positive and contain d and n only, e.g. sqrt(d)."
             )
-        if not isinstance(self.names, (Mapping, sp.Dict)):
+        if not isinstance(self.names, (Mapping, sp.Dict)) or not all(
+            isinstance(x, (sp.Symbol, sp.MatrixSymbol)) for pair in self.names.items() for x in pair
+        ):
             raise InvalidInput("names must map our symbols to theirs, e.g. {n: sympy.Symbol('N')}.")
         names = sp.Dict(dict(self.names))
         theirs = list(names.values())
@@ -125,6 +127,7 @@ class Convention:
         Errors: `InvalidInput` for coefficients that are no multiple of I, and for a formula in `time`
         when scores or predictions are rescaled (the speeds of the parameters then differ).
         """
+        _require_formula(formula)
         scale, factors = self._scales(formula, task)
         value = self.loss_factor * scale
         out = _rescaled(formula, factors)
@@ -142,6 +145,7 @@ class Convention:
         >>> sp.factor(CONVENTIONS["zhang"].to_ours(theirs, LinearRegression(dim=d)).expr)
         (d + 1)/(d + n + 1)
         """
+        _require_formula(formula)
         named = _renamed(formula, {theirs: ours for ours, theirs in self.names.items()})
         scale, factors = self._scales(named, task)
         out = _rescaled(named, {symbol: 1 / x for symbol, x in factors.items()})
@@ -207,6 +211,14 @@ class Convention:
             name=f"{source.name}, {where}",
             references=(*source.references, *self.references),
             steps=() if matrix_symbols(source.expr) else (step,),
+        )
+
+
+def _require_formula(formula: Any) -> None:
+    if not isinstance(formula, Formula):
+        raise InvalidInput(
+            f"formula has type {type(formula).__name__}; pass an icl.Formula, e.g. "
+            f"icl.Formula('loss', expression)."
         )
 
 

@@ -20,11 +20,11 @@ from icltheory.errors import InvalidInput
 from icltheory.flow import commuting_flow, query_matrix
 from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.matrices import Square
+from icltheory.symbols import a0, b0, level
 from icltheory.symbols import b as B
 from icltheory.task import LinearRegression
-from icltheory.trajectories import ClosedForm, a0, b0, closed_form, normal_form
+from icltheory.trajectories import ClosedForm, closed_form, normal_form
 
-level = sp.Symbol("level", positive=True)
 _SOURCES = (
     BOURSIER.at("the limit of the balanced start; general starts derived here"),
     DERIVED_HERE,

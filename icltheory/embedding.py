@@ -34,7 +34,7 @@ from icltheory.risk import (
     optimal_loss_constant,
     positive_denominator,
 )
-from icltheory.symbols import k, t
+from icltheory.symbols import k, t, y
 from icltheory.task import LinearRegression
 
 _SOURCES = (CUI.at("the question; the closed form is derived here"), DERIVED_HERE)
@@ -92,8 +92,8 @@ def block_constant(
     dims: dimensions d_h of the blocks, integers or expressions with sum `task.dim`.
     signs: e_h, one nonzero number a block, scores (k/e_h) P_h Sigma^{-1} and values e_h/k; `None` is
         all +1.
-    zero_head: one more head of scores 0, a plain average of the labels, with the value that makes
-        all values add up to 0.
+    zero_head: True for one more head of scores 0, a plain average of the labels, with the value
+        that makes all values add up to 0.
 
     Where the values add up to 0, the constant tends to the lower bound of any heads as t -> 0;
     otherwise it has a best t, and equal signs do worse than one head of full rank. The form is free
@@ -108,6 +108,8 @@ def block_constant(
     """
     task = _isotropic(task)
     sizes, numbers = _blocks(dims, signs)
+    if not isinstance(zero_head, bool):
+        raise InvalidInput(f"zero_head = {zero_head!r} must be True or False.")
     if sp.expand(sp.Add(*sizes) - task.dim) != 0:
         raise InvalidInput(
             f"the blocks have {sp.Add(*sizes)} dimensions, the task has {task.dim}; heads that do not "
@@ -145,13 +147,7 @@ def equal_block_constant(task: LinearRegression, heads: Any, sign_sum: Any = Non
     d + 1
     """
     task = _isotropic(task)
-    count = checks.positive_integer(heads, "heads", "heads=2")
-    total = count if sign_sum is None else checks.scalar(sign_sum, "sign_sum")
-    if total.is_number and count.is_number and (abs(total) > count or (count - total) % 2):
-        raise InvalidInput(
-            f"{count} signs of +-1 cannot add up to {total}; pass a sum between {-count} and {count} "
-            f"that differs from {count} by an even number."
-        )
+    count, total = _sign_sum(heads, sign_sum)
     group = _Group(task.dim / count, sp.S.One, count)
     return _formula(task, [group], total, f"{count} equal block heads with signs of sum {total}")
 
@@ -168,9 +164,8 @@ def block_dimension_limit(heads: Any, sign_sum: Any = None) -> Formula:
     >>> block_dimension_limit(4, sign_sum=0).expr
     1
     """
-    dim, y = sp.Symbol("d", positive=True), sp.Symbol("y", positive=True)
-    count = checks.positive_integer(heads, "heads", "heads=2")
-    total = count if sign_sum is None else checks.scalar(sign_sum, "sign_sum")
+    dim = sp.Symbol("d", positive=True)
+    count, total = _sign_sum(heads, sign_sum)
     task = LinearRegression(dim=dim)
     plain = _plain(task, [_Group(dim / count, sp.S.One, count)], total)
     label_var = task.signal + task.noise_var
@@ -265,7 +260,7 @@ def pair_constant(task: LinearRegression, family: str = "symmetric") -> Formula:
 
 
 def small_score_expansion(formula: Formula, order: int = 1) -> Formula:
-    """Taylor polynomial in t of a loss constant that stays finite as t -> 0.
+    """Taylor polynomial in t of a loss constant that stays finite as t -> 0, also of explicit heads in k.
 
     `order`: highest power of t. `InvalidInput` if the constant is infinite at t = 0 (heads whose
     values do not add up to 0).
@@ -277,7 +272,12 @@ def small_score_expansion(formula: Formula, order: int = 1) -> Formula:
     """
     if not isinstance(order, int) or isinstance(order, bool) or order < 0:
         raise InvalidInput(f"order = {order!r} is not an integer of at least 0.")
-    times_t = sp.Add(*(t * term for term in sp.Add.make_args(distribute(formula.expr))))
+    if not isinstance(formula, Formula):
+        raise InvalidInput(
+            f"formula has type {type(formula).__name__}; pass a loss constant, e.g. "
+            f"icl.pair_constant(task)."
+        )
+    times_t = sp.Add(*map(_times_t, sp.Add.make_args(distribute(formula.expr))))
     if sp.expand(times_t.subs(t, 0)) != 0:
         raise InvalidInput(
             f"'{formula.name}' is infinite at t = 0: the values do not add up to 0, so the mean label "
@@ -294,6 +294,12 @@ def small_score_expansion(formula: Formula, order: int = 1) -> Formula:
         references=formula.references,
         steps=formula.steps,
     )
+
+
+def _times_t(term: sp.Expr) -> sp.Expr:
+    """t times a term of a constant, whose rational part may hide its pole at t = 0."""
+    powers = sp.Mul(*(x for x in sp.Mul.make_args(term) if not x.is_rational_function(t)))
+    return powers * sp.cancel(t * term / powers)
 
 
 # -- the mechanism -----------------------------------------------------------------------------------
@@ -396,6 +402,14 @@ def _isotropic(task: LinearRegression) -> LinearRegression:
 def _blocks(
     dims: Sequence[Any], signs: Sequence[Any] | None
 ) -> tuple[list[sp.Expr], list[sp.Expr]]:
+    if not isinstance(checks.plain(dims), (list, tuple, sp.Tuple)):
+        raise InvalidInput(
+            f"dims = {dims!r} is no list; give one dimension a head, e.g. dims=[3, 3]."
+        )
+    if signs is not None and not isinstance(checks.plain(signs), (list, tuple, sp.Tuple)):
+        raise InvalidInput(
+            f"signs = {signs!r} is no list; give one sign a block, e.g. signs=[1, -1]."
+        )
     sizes = [
         checks.positive_integer(x, f"dims[{h}]", "dims=[3, 3]") if _integer_like(x) else x
         for h, x in enumerate(dims)
@@ -410,6 +424,18 @@ def _blocks(
         if number.is_zero:
             raise InvalidInput(f"signs[{h}] = 0: a head that is not read leaves its block unseen.")
     return sizes, numbers
+
+
+def _sign_sum(heads: Any, sign_sum: Any) -> tuple[sp.Expr, sp.Expr]:
+    """The number of heads, and the sum of their signs +-1."""
+    count = checks.positive_integer(heads, "heads", "heads=2")
+    total = count if sign_sum is None else checks.scalar(sign_sum, "sign_sum")
+    if total.is_number and count.is_number and (abs(total) > count or (count - total) % 2):
+        raise InvalidInput(
+            f"{count} signs of +-1 cannot add up to {total}; pass a sum between {-count} and {count} "
+            f"that differs from {count} by an even number."
+        )
+    return count, total
 
 
 def _integer_like(value: Any) -> bool:

@@ -200,11 +200,12 @@ def cosine_constant(nu: Any, digits: int = 15) -> sp.Float:
         raise InvalidInput(f"nu = {nu}, digits = {digits}: pass integers, such as nu=0, digits=15.")
     half = (nu + 1) / 2
     # d/dx log(x^(half/2) J_half(x)) = 0, and J' = -J one higher.
-    slope = half * _overlap(half) - 2 * ratio * _overlap(half + 1)
+    slope = half - 2 * ratio * _overlap(half + 1) / _overlap(half)
     guess = sp.Rational(5, 3) * _constant("risk", 2, 1, nu)
-    root = sp.nsolve(slope, ratio, guess.evalf(), prec=digits + 10)
-    width = sp.Float(10, digits + 10) ** -digits
-    ends = [slope.subs(ratio, root * (1 + sign * width)).evalf(digits + 10) for sign in (-1, 1)]
+    working = digits + 10 + int(nu)  # the two parts of J cancel
+    root = sp.nsolve(slope, ratio, guess.evalf(), prec=working)
+    width = sp.Float(10, working) ** -digits
+    ends = [slope.subs(ratio, root * (1 + sign * width)).evalf(working) for sign in (-1, 1)]
     if not ends[0] > 0 > ends[1]:
         raise AssertionError(f"no sign change around {root}")
     return sp.Float(root, digits)

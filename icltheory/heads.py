@@ -269,7 +269,11 @@ def rank_floor(task: LinearRegression, rank: Any) -> Formula:
                 "task and the rank."
             )
         x = sp.Dummy("x")
-        roots = sp.real_roots(spectrum.to_matrix().charpoly(x).as_expr(), x)
+        poly = sp.Poly(spectrum.to_matrix().charpoly(x).as_expr(), x)
+        if poly.domain.is_QQ or poly.domain.is_ZZ:
+            roots = poly.real_roots()
+        else:  # irrational entries: the spectrum is real, and known to 30 digits
+            roots = sorted(sp.re(root) for root in poly.nroots(n=30, maxsteps=200))
         floor = sp.Add(*roots[: int(task.dim - rank)])
     return Formula(
         "floor of the risk at limited rank",

@@ -32,7 +32,7 @@ def local_constant(task: LinearRegression) -> Formula:
     """lim n * risk of one head on local examples, as a Formula in the reduced score scale g = tau k.
 
     A = k Sigma^{-1} and v = 1/(rho + tau g), the consistent value; g = 0 is the plain average of
-    the labels. Finite for 2 g^2 < 1. Source: derived here.
+    the labels, which needs rho > 0. Finite for 2 g^2 < 1. Source: derived here.
 
     >>> from icltheory.symbols import d
     >>> local_constant(LinearRegression(dim=d, local=(1, 1))).expr
@@ -48,7 +48,7 @@ def local_constant(task: LinearRegression) -> Formula:
     return Formula(
         "loss constant, one softmax head, local examples",
         variance / slope**2,
-        validity=sp.And(2 * g**2 < 1, task.validity),
+        validity=sp.And(2 * g**2 < 1, sp.StrictGreaterThan(slope, 0), task.validity),
         references=_SOURCES,
         steps=(
             Step("limit of the head over v theta.x_q", sp.Eq(sp.Symbol("f"), slope)),
@@ -136,6 +136,11 @@ def shift_floor(
         raise InvalidInput(
             "the two tasks differ in dim or feature_cov, to which the scores of a layer belong; only "
             "local, noise_var and the coefficients may differ."
+        )
+    if not isinstance(attention, (SoftmaxAttention, LinearAttention)):
+        raise InvalidInput(
+            f"attention has type {type(attention).__name__}; pass icl.SoftmaxAttention(heads=2) or "
+            f"icl.LinearAttention()."
         )
     _only_labels(attention)
     if isinstance(attention, LinearAttention):

@@ -89,7 +89,7 @@ class TwoStepSolver(Solver):
         tidy = solver_steps.many_digits if approximate else _tidy
         new, old, last, ends = [sp.S.One] * 2, [sp.S.One] * 2, None, []
         for rule in self._recursions():
-            yield sp.Max(*(sp.Abs(x) for x in new))
+            yield _largest(new, approximate)
             if rule is not last:
                 last = rule
                 ends = [[tidy(x.subs(lam, end)) for x in rule] for end in (lower, upper)]
@@ -98,9 +98,10 @@ class TwoStepSolver(Solver):
             new, old = sums if approximate else [_tidy(x) for x in sums], new
 
     def _residual(self, steps: sp.Expr) -> sp.Expr:
-        polynomial = self._polynomial(steps)
+        named, values = self._named()
+        polynomial = named._polynomial(steps)
         assert polynomial is not None
-        return sp.horner(polynomial.as_expr(), lam) if steps else sp.S.One
+        return sp.horner(polynomial.as_expr(), lam).xreplace(values) if steps else sp.S.One
 
     def _degree(self, steps: sp.Expr) -> sp.Expr:
         return steps
@@ -344,10 +345,22 @@ class Chebyshev(TwoStepSolver):
             yield HeavyBall(step_size, momentum).recursion
 
     def _residual(self, steps: sp.Expr) -> sp.Expr:
-        if steps.is_Integer:
-            return super()._residual(steps)
         argument = self._argument()
+        if steps.is_Integer and not (argument.free_symbols - {lam}):
+            return super()._residual(steps)
         return sp.chebyshevt(steps, argument) / sp.chebyshevt(steps, argument.subs(lam, 0))
+
+    def _build_polynomial(self, steps: int) -> sp.Poly:
+        symbols = self.lower.free_symbols | self.upper.free_symbols
+        if not symbols:
+            return super()._build_polynomial(steps)
+        # (upper - lower)^t T_t without a quotient: only the last division has to be cancelled.
+        width, twice = self.upper - self.lower, 2 * (self.upper + self.lower - 2 * lam)
+        old, new = sp.Poly(1, lam, *symbols), sp.Poly(twice / 2, lam, *symbols)
+        for _ in range(steps):
+            old, new = new, sp.Poly(twice, *new.gens) * new - sp.Poly(width**2, *new.gens) * old
+        scaled = sp.Poly(old.as_expr(), lam)
+        return scaled.to_field().quo_ground(scaled.eval(0))
 
     def _argument(self) -> sp.Expr:
         """x with r_t = T_t(x)/T_t(x(0))."""
@@ -362,7 +375,7 @@ class Chebyshev(TwoStepSolver):
         points = [tidy(self._argument().subs(lam, x)) for x in (lower, upper, 0)]
         old, new = points, [sp.S.One] * 3
         while True:
-            yield sp.Max(*(sp.Abs(x) for x in new[:2])) / new[2]
+            yield _largest(new[:2], approximate) / new[2]
             triples = zip(points, new, old, strict=True)
             sums = [2 * x * y - z for x, y, z in triples]
             new, old = sums if approximate else [_tidy(x) for x in sums], new
@@ -385,6 +398,13 @@ def _double_root_momentum(value: sp.Expr) -> sp.Expr:
     solutions = sp.roots(sp.Poly((1 + m) ** 2 * (1 - root**2) - 4 * m, m))
     (small,) = (x for x in map(sp.factor, solutions) if x.subs(root, sp.Rational(1, 2)) < 1)
     return _tidy(small.subs(root, sp.sqrt(value)))
+
+
+def _largest(values: list[sp.Expr], approximate: bool) -> sp.Expr:
+    """max |x|; SymPy's own is slow on plain numbers."""
+    if approximate:
+        return max(x if x >= 0 else -x for x in values)
+    return sp.Max(*(sp.Abs(x) for x in values))
 
 
 def _tidy(value: sp.Expr) -> sp.Expr:

@@ -22,12 +22,8 @@ from icltheory.laws.tokens import Gaussian
 from icltheory.limit import combined_scores, gradient_at, limit_risk, scalar_heads
 from icltheory.matrices import Square
 from icltheory.risk import finite_prompt_risk, loss_constant
-from icltheory.symbols import k, n, t, v
+from icltheory.symbols import a, gamma, k, kappa, n, t, v
 from icltheory.task import LinearRegression
-
-gamma = sp.Symbol("gamma", positive=True)  # lim d/n
-kappa = sp.Symbol("kappa", positive=True)  # lim k sqrt(d), the inverse temperature of a head
-a = sp.Symbol("a", real=True)  # sum_h v_h k_h, or the value scale of linear attention
 
 HE = Reference(
     "he2025demystified",
@@ -218,6 +214,8 @@ def approximation_error(task: LinearRegression, attention: SoftmaxAttention) -> 
     >>> [round(float(error.subs(d=x, t=1 / (x + 4)).expr), 3) for x in (5, 20, 100)]
     [-0.186, -0.078, -0.019]
     """
+    if not isinstance(attention, SoftmaxAttention):
+        raise InvalidInput(f"{attention} is not approximated; pass icl.SoftmaxAttention(heads=1).")
     exact = loss_constant(task, attention)
     heads = attention
     if attention.scores is None:

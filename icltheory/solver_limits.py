@@ -79,7 +79,7 @@ def solver_risk_limit(
         )
     elif isinstance(solver, Ridge):
         expr = _ridge_limit(solver, ratio, noise)
-    elif isinstance(solver, GradientFlow) or not checks.scalar(steps, "steps").is_Integer:
+    elif isinstance(solver, GradientFlow) or not solver._steps(steps).is_Integer:
         expr = _square_limit(solver, steps, ratio, noise)
     else:
         expr = _polynomial_limit(solver, steps, ratio, noise, None)
@@ -268,6 +268,10 @@ def late_solver_risk(
     length = checks.positive_integer(n, "n", "n=40")
     dim = checks.positive_integer(d, "d", "d=20")
     power, leading, second = decay(solver, steps)
+    if leading == 0:
+        raise InvalidInput(
+            f"steps = {steps} leaves every residual at 1; the law is for many steps."
+        )
     a, factor, b = edge_constants(length, dim)
 
     def integral(k: sp.Expr) -> sp.Expr:

@@ -58,16 +58,22 @@ class Solver:
 
         None where r is no polynomial. `InvalidInput` above degree 4096.
         """
-        polynomial = self._polynomial(steps)
-        return None if polynomial is None else filters.coefficients(polynomial)
+        named, values = self._named()
+        polynomial = named._polynomial(steps)
+        if polynomial is None:
+            return None
+        return tuple(c.xreplace(values) for c in filters.coefficients(polynomial))
 
     def solution_polynomial(self, steps: Any = None) -> tuple[sp.Expr, ...] | None:
         """Coefficients (b_0, b_1, ...) of q in lam, by exact division of 1 - r; () is q = 0."""
-        polynomial = self._polynomial(steps)
+        named, values = self._named()
+        polynomial = named._polynomial(steps)
         if polynomial is None:
             return None
         quotient = filters.divided(polynomial)
-        return () if quotient.is_zero else filters.coefficients(quotient)
+        if quotient.is_zero:
+            return ()
+        return tuple(c.xreplace(values) for c in filters.coefficients(quotient))
 
     def degree(self, steps: Any = None) -> sp.Expr | None:
         """Degree of r in lam after `steps` steps; None where r is no polynomial."""
@@ -155,8 +161,9 @@ class Solver:
         raise NotImplementedError
 
     def _solution(self, steps: sp.Expr) -> sp.Expr:
-        if steps.is_Integer and (polynomial := self._polynomial(steps)) is not None:
-            return sp.horner(filters.divided(polynomial).as_expr(), lam)
+        named, values = self._named()
+        if steps.is_Integer and (polynomial := named._polynomial(steps)) is not None:
+            return sp.horner(filters.divided(polynomial).as_expr(), lam).xreplace(values)
         return (1 - self._residual(steps)) / lam
 
     def _degree(self, steps: sp.Expr) -> sp.Expr | None:
@@ -190,6 +197,20 @@ class Solver:
     def _parameters(self) -> dict[str, Any]:
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
         return {name: x for name, x in values if isinstance(x, sp.Basic)}
+
+    def _named(self) -> tuple[Self, dict[Any, sp.Expr]]:
+        """The same with a symbol in place of each symbolic expression, and what the symbols stand for.
+
+        Polynomials in lam with rules as coefficients would be expanded and cancelled all the way.
+        """
+        rules = {
+            name: x
+            for name, x in self._parameters().items()
+            if isinstance(x, sp.Expr) and x.free_symbols and not x.is_Symbol
+        }
+        names = {name: sp.Symbol(name, positive=True) for name in rules}
+        named = replace(self, **names) if names else self
+        return named, {names[name]: x for name, x in rules.items()}
 
     def _substituted(self, values: dict[Any, Any]) -> Self:
         changed = {name: x.xreplace(values) for name, x in self._parameters().items()}

@@ -27,6 +27,7 @@ from icltheory.laws.wishart import (
     trace_moments,
     wishart_trace_moment,
 )
+from icltheory.matrices import covariance
 from icltheory.solvers import OrdinaryLeastSquares, Solver
 from icltheory.symbols import d as dim_symbol
 from icltheory.symbols import lam
@@ -140,6 +141,7 @@ class PromptLaw:
         if cov is None:
             return PromptLaw(length, dim, noise, lambda k: wishart_trace_moment(k, length, dim))
         square = covariance_square(cov, dim)
+        square = covariance(square, square.dim, "cov", definite=False)
         if square.dim != dim:
             if d is not dim_symbol:
                 raise InvalidInput(f"cov is {square.dim} x {square.dim}, but d = {dim}.")
@@ -184,6 +186,11 @@ def polynomials(solver: Solver, steps: Any) -> tuple[tuple[sp.Expr, ...], tuple[
         raise InvalidInput(
             f"the parameters of {solver!r} depend on the prompt ({names}), so that eigenvalues do "
             f"not enter one by one; numeric.solver_risk samples them."
+        )
+    if solver.reads_labels:
+        raise InvalidInput(
+            f"the filter of {solver!r} depends on the labels, so that there is no expectation over "
+            f"eigenvalues alone; numeric.run_solvers measures it on prompts."
         )
     degree = solver.degree(steps)
     if degree is not None and degree.is_Integer and degree > _LARGEST_DEGREE:

@@ -49,6 +49,9 @@ accuracy = sp.Symbol("accuracy", positive=True)
 nu = sp.Symbol("nu", integer=True, nonnegative=True)
 ratio = sp.Symbol("ratio", positive=True)
 gap = sp.Symbol("gap", integer=True, nonnegative=True)
+eta = sp.Symbol("eta", positive=True)
+alpha = sp.Symbol("alpha", positive=True)
+penalty = sp.Symbol("penalty", positive=True)
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,9 @@ TABLE: dict[sp.Symbol, SymbolInfo] = {
         SymbolInfo(nu, "|n - d|, sizes of the Gram matrix", "integer >= 0", r"\nu"),
         SymbolInfo(ratio, "reach of gradient descent over that of Newton", "> 0", "x"),
         SymbolInfo(gap, "number of examples after a given one", "integer >= 0", "g"),
+        SymbolInfo(eta, "step size of gradient descent", "> 0", r"\eta"),
+        SymbolInfo(alpha, "scale of the start of Newton's iteration", "> 0", r"\alpha"),
+        SymbolInfo(penalty, "penalty of ridge regression", "> 0", r"\lambda_r"),
         SymbolInfo(time, "time of the flow, step size times steps on half the risk", ">= 0", "t"),
     )
 }

@@ -96,6 +96,7 @@ def tight_prior_threshold(task: LinearRegression, attention: SoftmaxAttention) -
     >>> float(tight_prior_threshold(task, SoftmaxAttention(heads=2, feature_values=True)))
     4.756809750418045
     """
+    _no_scores(attention)
     if attention.heads == 1:
         raise InvalidInput(
             "the threshold of one head has no closed form; compare numeric.optimal_tight_prior "

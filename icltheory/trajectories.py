@@ -20,11 +20,10 @@ from icltheory.commuting import A_EIGENVALUE, CommutingFlow
 from icltheory.flow import checked_attention, commuting_flow, query_matrix
 from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.matrices import Square
+from icltheory.symbols import a0, b0, time
 from icltheory.symbols import b as B
-from icltheory.symbols import time
 from icltheory.task import LinearRegression
 
-a0, b0 = sp.symbols("a0 b0", real=True)
 kappa, kappa0 = sp.symbols("kappa kappa0", positive=True)
 
 _SPEED, _STOP, _ROOT = sp.symbols("speed stop root", positive=True)

@@ -32,6 +32,8 @@ from numeric.eigenbasis import PromptSpectra as PromptSpectra
 from numeric.eigenbasis import prompt_spectra as prompt_spectra
 from numeric.exponents import LocalExponent as LocalExponent
 from numeric.exponents import local_exponent as local_exponent
+from numeric.families import Family as Family
+from numeric.families import solver_families as solver_families
 from numeric.feature_risk import FeatureExpansion as FeatureExpansion
 from numeric.feature_risk import feature_expansion as feature_expansion
 from numeric.filter_estimate import EffectiveFilter as EffectiveFilter

@@ -7,6 +7,7 @@ prior mean adds the prediction by the prior alone, f = theta_0.x_q. Exported: `a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,12 @@ from icltheory.attention import Attention, SoftmaxAttention
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
 from numeric.arrays import finite, positive_integers, task_arrays
-from numeric.plot import COLORS
+from numeric.plot import COLORS, SideBySide, label_log_axis, sheet, styled
 from numeric.risk import optimal_risk
 
 PRIOR = "prior alone"
+_LEVELS = (1.02, 1.1, 1.5, 2, 2.5, 3, 4, 6)  # advantages with a line
+_SHADE, _FAR = 0.45, 50.0
 ARCHITECTURES: dict[str, Attention] = {
     "one head": SoftmaxAttention(heads=1),
     "two heads": SoftmaxAttention(heads=2),
@@ -33,7 +36,7 @@ class ArchitectureMap:
 
     names: the architectures. prompt_lengths (n,), values (t,): the axes, `label` naming the second.
     risk: (architectures, t, n); NaN where an architecture has no prediction (the prior alone without
-    a prior). best: (t, n), index of the smallest risk. advantage: (t, n), risk of the second best
+    a prior). title, caption: of the drawing. best: (t, n), index of the smallest risk. advantage: (t, n), risk of the second best
     over that of the best.
     """
 
@@ -42,6 +45,8 @@ class ArchitectureMap:
     values: np.ndarray
     label: str
     risk: np.ndarray
+    title: str = ""
+    caption: str = ""
 
     @property
     def best(self) -> np.ndarray:
@@ -50,35 +55,67 @@ class ArchitectureMap:
 
     @property
     def advantage(self) -> np.ndarray:
-        """Risk of the second best over that of the best, (t, n)."""
+        """Risk of the second best over that of the best, (t, n); NaN without a second one."""
+        if len(self.names) == 1:
+            return np.full(self.risk.shape[1:], np.nan)
         ordered = np.sort(self.risk, axis=0)  # NaN comes last
         return ordered[1] / ordered[0]
 
+    def __repr__(self) -> str:
+        return f"ArchitectureMap({self.label!r}: {', '.join(self.names)})"
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+        """What a notebook shows: the map above its caption."""
+        return SideBySide(self)._repr_png_()
+
     def draw(self, ax: Any = None) -> Any:
-        """Regions of the best architecture with lines of equal advantage; returns the axes."""
+        """Regions of the best architecture with lines of equal advantage; returns the axes.
+
+        `ax` as in `numeric.draw`. The second axis is logarithmic if its values are positive and span
+        more than a factor of 30. Lines are labelled with the advantage.
+        """
         from matplotlib.colors import BoundaryNorm, ListedColormap
         from matplotlib.patches import Patch
 
         if ax is None:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-
-            sheet = Figure(figsize=(6.4, 4.2), layout="constrained")
-            FigureCanvasAgg(sheet)
-            ax = sheet.add_subplot()
-        count = len(self.names)
-        colors = ListedColormap(list(COLORS[:count]))
-        grid = (self.prompt_lengths, self.values)
-        norm = BoundaryNorm(np.arange(count + 1) - 0.5, count)
-        ax.pcolormesh(*grid, self.best, cmap=colors, norm=norm, alpha=0.55, shading="nearest")
-        levels = [level for level in (1.1, 1.5, 2, 2.5, 3, 5, 10) if level < self.advantage.max()]
-        if levels and min(self.risk.shape[1:]) > 1:
-            lines = ax.contour(*grid, self.advantage, levels, colors="black", linewidths=0.8)
-            ax.clabel(lines, fmt=lambda level: f"{level:g} x", fontsize=8)
-        ax.set(xscale="log", xlabel="prompt length n", ylabel=self.label)
-        seen = np.unique(self.best)
-        ax.legend(handles=[Patch(color=COLORS[i], alpha=0.55, label=self.names[i]) for i in seen])
+            (ax,) = sheet()
+        values = self.values
+        log = values.min() > 0 and values.max() > 30 * values.min()
+        regions = np.unique(self.best)
+        with styled():
+            ax.set(xscale="log", yscale="log" if log else "linear")
+            ax.set(xlabel="prompt length n", ylabel=self.label)
+            ax.set_title(self.title, pad=26)
+            if min(self.best.shape) > 1:
+                for i in regions:
+                    self._fill(ax, i)
+            else:
+                mesh = (self.prompt_lengths, values, self.best)
+                colors = ListedColormap(COLORS[: len(self.names)])
+                norm = BoundaryNorm(np.arange(len(self.names) + 1) - 0.5, len(self.names))
+                ax.pcolormesh(*mesh, cmap=colors, norm=norm, alpha=_SHADE, shading="nearest")
+            for axis in (ax.xaxis, ax.yaxis) if log else (ax.xaxis,):
+                label_log_axis(axis)
+            ax.grid(False)
+            patches = [Patch(color=COLORS[i], alpha=_SHADE, label=self.names[i]) for i in regions]
+            place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.3}
+            ax.legend(handles=patches, ncols=3, **place)
         return ax
+
+    def _fill(self, ax: Any, i: int) -> None:
+        """The region where architecture i is best, and its lines of equal advantage."""
+        grid = (self.prompt_lengths, self.values)
+        risks = np.log(np.where(np.isnan(self.risk), np.inf, self.risk))
+        others = np.delete(risks, i, axis=0).min(axis=0, initial=np.inf)
+        # Negative where another is better: zero between the points of the grid is the boundary.
+        lead = np.clip(others - risks[i], -_FAR, _FAR)
+        ax.contourf(*grid, lead, [0, 2 * _FAR], colors=[COLORS[i]], alpha=_SHADE)
+        # Near a boundary the advantage rises fast, and small ones would crowd there.
+        shown = _LEVELS if lead.min() > 0 else _LEVELS[2::2]
+        levels = [x for x in shown if lead.min() < math.log(x) < lead.max() < _FAR]
+        if levels:
+            lines = ax.contour(*grid, lead, np.log(levels), colors="black", linewidths=0.8)
+            ax.clabel(lines, fmt=lambda level: f"{math.exp(level):g}\u00d7", fontsize=9)
 
 
 def architecture_map(
@@ -87,6 +124,9 @@ def architecture_map(
     values: Any = None,
     label: str = "task",
     architectures: Mapping[str, Attention] | None = None,
+    *,
+    title: str = "",
+    caption: str = "",
 ) -> ArchitectureMap:
     """The best architecture on a grid of tasks and prompt lengths.
 
@@ -97,6 +137,7 @@ def architecture_map(
     values, label: the number that stands for each task on the axis (`None`: 0, 1, 2, ...), and its name.
     architectures: name -> attention without scores; `None` is one head against two. Two heads are
         taken in the limit of small opposite scores. With a prior mean "prior alone" competes too.
+    title, caption: of the drawing, which a notebook shows.
 
     Errors: `InvalidInput`, `OutOfDomain`. Source: derived here; the comparison is that of Cui et al.,
     arXiv 2401.17426.
@@ -109,6 +150,12 @@ def architecture_map(
     >>> [[found.names[i] for i in row] for row in found.best]
     [['prior alone', 'two heads'], ['two heads', 'two heads']]
     """
+    if isinstance(tasks, LinearRegression) or not isinstance(tasks, Sequence):
+        raise InvalidInput("tasks must be a list, one LinearRegression a row.")
+    if not isinstance(architectures, Mapping | None):
+        raise InvalidInput(
+            'architectures must map names to attention, e.g. {"one": icl.SoftmaxAttention(heads=1)}.'
+        )
     rows = list(tasks)
     lengths = np.unique(positive_integers(prompt_lengths, "prompt_lengths", 2))
     chosen = dict(ARCHITECTURES if architectures is None else architectures)
@@ -131,4 +178,4 @@ def architecture_map(
     names = (*chosen, PRIOR)
     if np.all(np.isnan(risk[-1])):
         names, risk = names[:-1], risk[:-1]
-    return ArchitectureMap(names, lengths, axis, label, risk)
+    return ArchitectureMap(names, lengths, axis, label, risk, title, caption)

@@ -115,6 +115,14 @@ def positive_integers(value: Any, name: str, minimum: int = 1) -> np.ndarray:
     return array
 
 
+def integer(value: Any, name: str, minimum: int = 1) -> int:
+    """One integer of at least `minimum`."""
+    array = positive_integers(value, name, minimum)
+    if array.ndim:
+        raise InvalidInput(f"{name} has shape {array.shape}; pass one integer >= {minimum}.")
+    return int(array)
+
+
 def finite(value: Any, name: str) -> np.ndarray:
     """A float64 array without NaN or infinities."""
     array = _real(value, name)

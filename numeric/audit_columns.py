@@ -18,7 +18,7 @@ import numpy as np
 import icltheory as icl
 from icltheory.symbols import frobenius, lam_max
 from numeric import published
-from numeric.arrays import positive_integers
+from numeric.arrays import integer
 from numeric.best_step import best_match
 from numeric.compare import Comparison, compare
 from numeric.eigenbasis import PromptSpectra, prompt_spectra
@@ -45,7 +45,7 @@ _REQUIRED = 0.12
 
 def count(prompts: Any) -> int:
     """A number of prompts, at least 100."""
-    return int(positive_integers(np.asarray(prompts), "prompts", 100).item())
+    return integer(prompts, "prompts", 100)
 
 
 @dataclass(frozen=True)

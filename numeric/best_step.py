@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from icltheory.errors import InvalidInput
-from numeric.arrays import finite, number, positive_integers
+from numeric.arrays import finite, integer, number
 from numeric.montecarlo import Seed, seed_sequence
 from numeric.similarity import Similarity
 
@@ -160,7 +160,7 @@ def best_match(
 
 def _resample(samples: np.ndarray, bootstrap: int, seed: Seed) -> np.ndarray:
     """Means over resampled prompts, (R, L, G)."""
-    count = int(positive_integers(np.asarray(bootstrap), "bootstrap", 100).item())
+    count = integer(bootstrap, "bootstrap", 100)
     prompts = len(samples)
     if prompts < 2:
         raise InvalidInput("a bootstrap needs at least 2 prompts.")

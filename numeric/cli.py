@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from icltheory.errors import IclTheoryError, InvalidInput
+from numeric import derive_command
+from numeric.text_numbers import LENGTHS, number, positive, prompt_lengths, seed
 
 # What a command needs beyond this is imported when the command runs: `--help` must not wait.
 if TYPE_CHECKING:
@@ -96,51 +96,41 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--quick", action="store_true", help="a first look in minutes")
     sub.add_argument("--paper", metavar="NAME", help="only the claims of this paper")
     sub.add_argument("--claim", metavar="ID", nargs="+", action="extend", help="only these claims")
-    sub.add_argument("--jobs", metavar="N", type=_positive, help="processes (default: the cores)")
+    sub.add_argument("--jobs", metavar="N", type=positive, help="processes (default: the cores)")
     sub.add_argument("--out", metavar="DIR", default="reproduction", help="default: %(default)s")
     sub.add_argument("--fresh", action="store_true", help="compute finished claims again")
 
-    sub = command("derive", _derive, "Derive a formula and print it with validity and source.")
-    sub.add_argument("name", metavar="NAME", help=f"one of {', '.join(_FORMULAS)}")
-    sub.add_argument("--heads", metavar="H", type=_positive, help="softmax heads (default 1)")
-    sub.add_argument("--attention", choices=_ATTENTIONS, default="softmax")
-    sub.add_argument("--dim", metavar="D", default="d", help="a number, or d (default)")
-    sub.add_argument(
-        "--noise-var", metavar="S", default="noise_var", help="a number, or noise_var (default)"
+    sub = command(
+        "derive", derive_command.run, "Derive a formula and print it with validity and source."
     )
-    form = sub.add_mutually_exclusive_group()
-    for kind, text in (
-        ("text", "with the derivation (default)"),
-        ("latex", "LaTeX"),
-        ("python", "a Python function"),
-    ):
-        form.add_argument(f"--{kind}", dest="form", action="store_const", const=kind, help=text)
-    sub.set_defaults(form="text")
+    derive_command.add_options(sub)
 
     sub = command("predict", _predict, "Predict the risk against the prompt length.")
     layer = sub.add_mutually_exclusive_group(required=True)
-    layer.add_argument("--heads", metavar="H", type=_positive, help="softmax heads")
+    layer.add_argument("--heads", metavar="H", type=positive, help="softmax heads")
     layer.add_argument("--linear", action="store_true", help="linear attention")
     _task_options(sub)
-    sub.add_argument("--lengths", metavar="N", type=_lengths, default="10:10000:64", help=_LENGTHS)
-    sub.add_argument("--score-scale", metavar="K", type=_number, help="default: the best")
-    sub.add_argument("--value-scale", metavar="V", type=_number, help="default: the best")
+    sub.add_argument(
+        "--lengths", metavar="N", type=prompt_lengths, default="10:10000:64", help=LENGTHS
+    )
+    sub.add_argument("--score-scale", metavar="K", type=number, help="default: the best")
+    sub.add_argument("--value-scale", metavar="V", type=number, help="default: the best")
     sub.add_argument("--out", metavar="FILE", required=True, help="FILE.csv, .png, .svg or .pdf")
 
     sub = command("validate", _validate, "Hold a saved model against the theory.")
     sub.add_argument("checkpoint", metavar="CHECKPOINT", help="file of numeric.finite.save")
     _task_options(sub)
-    sub.add_argument("--lengths", metavar="N", type=_lengths, required=True, help=_LENGTHS)
+    sub.add_argument("--lengths", metavar="N", type=prompt_lengths, required=True, help=LENGTHS)
     sub.add_argument(
-        "--prompts", metavar="N", type=_positive, default=400_000, help="default: %(default)s"
+        "--prompts", metavar="N", type=positive, default=400_000, help="default: %(default)s"
     )
-    sub.add_argument("--seed", metavar="N", type=_seed, default=0)
+    sub.add_argument("--seed", metavar="N", type=seed, default=0)
     return parser
 
 
 def _task_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dim", metavar="D", type=_positive, required=True)
-    parser.add_argument("--noise-var", metavar="S", type=_number, default="0")
+    parser.add_argument("--dim", metavar="D", type=positive, required=True)
+    parser.add_argument("--noise-var", metavar="S", type=number, default="0")
 
 
 # -- reproduce -----------------------------------------------------------------------------------
@@ -225,147 +215,6 @@ def _complaints(outcome: Outcome) -> Iterator[str]:
             yield f"{part.title}: the negative control (x {part.control:g}) was not rejected"
 
 
-# -- derive --------------------------------------------------------------------------------------
-
-_ATTENTIONS = ("softmax", "linear", "linear-centered")
-# Name -> function of icltheory, and what it takes: a task and an attention, a task (and the prompt
-# length n), or nothing.
-_FORMULAS = {
-    "loss-constant": ("loss_constant", "attention"),
-    "optimal-loss-constant": ("optimal_loss_constant", "attention"),
-    "multihead-gain": ("multihead_gain", "task"),
-    "finite-prompt-risk": ("finite_prompt_risk", "attention"),
-    "consistency": ("consistency_condition", "attention"),
-    "infinite-prompt-risk": ("infinite_prompt_risk", "task"),
-    "risk-gradients": ("risk_gradients", "task"),
-    "gradient-flow": ("gradient_flow", "task"),
-    "linear-attention-risk": ("linear_attention_risk", "length"),
-    "valley-constant": ("valley_constant", "task"),
-    "optimal-valley-constant": ("optimal_valley_constant", "task"),
-    "valley-drift": ("valley_drift", "task"),
-    "phase-exponent": ("phase_exponent", ""),
-    "concentration-exponent": ("concentration_exponent", ""),
-    "slow-decay-law": ("slow_decay_law", ""),
-}
-
-
-def _derive(arguments: Any) -> int:
-    import icltheory as icl
-    from icltheory.symbols import d, n, noise_var
-
-    if arguments.name not in _FORMULAS:
-        raise InvalidInput(
-            f"there is no formula {arguments.name}; formulas: {', '.join(_FORMULAS)}."
-        )
-    name, takes = _FORMULAS[arguments.name]
-    takes_attention = takes == "attention"
-    if not takes and (arguments.dim, arguments.noise_var) != ("d", "noise_var"):
-        raise InvalidInput(f"{arguments.name} is about no task; leave --dim and --noise-var out.")
-    softmax = arguments.attention == "softmax"
-    if arguments.heads is not None and not (takes_attention and softmax):
-        what = arguments.name if softmax else f"{arguments.attention} attention"
-        raise InvalidInput(f"--heads says nothing about {what}; leave it out.")
-    if not softmax and (not takes_attention or arguments.name == "consistency"):
-        raise InvalidInput(f"{arguments.name} is about softmax heads; leave --attention out.")
-    task = icl.LinearRegression(
-        dim=d if arguments.dim == "d" else _literal(_positive, arguments.dim, "--dim"),
-        noise_var=noise_var
-        if arguments.noise_var == "noise_var"
-        else _literal(_number, arguments.noise_var, "--noise-var"),
-    )
-    if softmax:
-        attention: Any = icl.SoftmaxAttention(heads=arguments.heads or 1)
-    else:
-        attention = icl.LinearAttention(centered=arguments.attention == "linear-centered")
-    given = {"attention": (task, attention), "length": (task, n), "task": (task,), "": ()}[takes]
-    found = getattr(icl, name)(*given)
-    if isinstance(found, icl.Flow):
-        found = {str(variable): velocity for variable, velocity in found.velocity}
-    formulas = found.values() if isinstance(found, dict) else [found]
-    print("\n\n".join(_FORMS[arguments.form](formula) for formula in formulas))
-    return SUCCESS
-
-
-def _literal(parse: Callable[[str], Any], text: str, option: str) -> Any:
-    try:
-        return parse(text)
-    except argparse.ArgumentTypeError as error:
-        word = option[2:].replace("-", "_").replace("dim", "d")
-        raise InvalidInput(
-            f"argument {option}: {error}; pass one, or the word {word} for the symbol."
-        ) from error
-
-
-def _notes(formula: Any) -> list[str]:
-    """Validity, minimiser and sources, as lines."""
-    lines = [] if formula.validity == True else [f"holds for {formula.validity}"]  # noqa: E712
-    lines += [f"minimiser: {key} = {value}" for key, value in (formula.minimizer or {}).items()]
-    return lines + [f"source: {reference}" for reference in formula.references]
-
-
-def _titled(formula: Any) -> str:
-    return formula.name + (" (infimum, not attained)" if formula.attained is False else "")
-
-
-def _as_text(formula: Any) -> str:
-    parts = [f"    {name} = {part}" for name, part in formula.abbreviations.items()]
-    parts += [f"    {name} = {value}" for name, value in formula.where.items()]
-    lines = [
-        f"{_titled(formula)}:",
-        "",
-        f"    {formula.abbreviated()}",
-        *parts,
-        "",
-        *_notes(formula),
-    ]
-    symbols = [f"    {s.name}: {s.meaning}, {s.domain}" for s in formula.symbols]
-    if symbols:
-        lines += ["", "symbols:", *symbols]
-    if formula.steps:
-        steps = [f"    {line}" for line in formula.explain().splitlines()]
-        lines += ["", "derivation:", *steps]
-    return "\n".join(lines)
-
-
-def _as_latex(formula: Any) -> str:
-    return "\n".join([formula.latex(), *(f"% {x}" for x in (_titled(formula), *_notes(formula)))])
-
-
-def _as_python(formula: Any) -> str:
-    import sympy
-
-    if not isinstance(formula.expr, sympy.Expr) or formula.expr.has(sympy.MatrixSymbol):
-        raise InvalidInput(
-            f"'{formula.name}' is about matrices, not a function of numbers; use --text or --latex, "
-            f"or numeric.compile."
-        )
-    title = formula.name.split(",")[0]
-    name = re.sub(r"\W+", "_", title)
-    names = ", ".join(sorted(symbol.name for symbol in formula.free_symbols))
-    body = sympy.pycode(formula.expr)
-    guard = []
-    if formula.validity != True:  # noqa: E712
-        message = f"outside {formula.validity}, where this holds"
-        guard = [
-            f"    if not ({sympy.pycode(formula.validity)}):",
-            f"        raise ValueError({message!r})",
-        ]
-    return "\n".join(
-        [
-            *(f"# {line}" for line in (_titled(formula), *_notes(formula))),
-            "import math",
-            "",
-            "",
-            f"def {name}({f'*, {names}' if names else ''}):",
-            *guard,
-            f"    return {body}",
-        ]
-    )
-
-
-_FORMS = {"text": _as_text, "latex": _as_latex, "python": _as_python}
-
-
 # -- predict -------------------------------------------------------------------------------------
 
 
@@ -448,55 +297,6 @@ def _validate(arguments: Any) -> int:
     )
     print(comparison)
     return SUCCESS if comparison.passed else DISAGREES
-
-
-# -- numbers from text; nothing is evaluated -------------------------------------------------------
-
-_LENGTHS = "FIRST:LAST:COUNT (logarithmic), or a list such as 20,40,80"
-
-
-def _positive(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 0")
-    return int(text)
-
-
-def _number(text: str) -> Any:
-    """An exact rational from a decimal or a fraction."""
-    import sympy
-
-    # The exponent is bounded, so that no text makes a number with millions of digits.
-    form = r"[+-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})(e[+-]?[0-9]{1,2})?|[0-9]{1,40}/[0-9]{1,40}"
-    try:
-        if re.fullmatch(form, text, flags=re.IGNORECASE):
-            value = Fraction(text)
-            return sympy.Rational(value.numerator, value.denominator)
-    except ZeroDivisionError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number such as 0.25 or 1/4")
-
-
-def _lengths(text: str) -> list[int]:
-    first, *rest = text.split(":")
-    if not rest:
-        return [_positive(part) for part in first.split(",")]
-    if len(rest) != 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {_LENGTHS}")
-    low, high, count = _positive(first), _positive(rest[0]), _positive(rest[1])
-    if low > high or count > 100_000:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must rise from FIRST to LAST in at most 100000 lengths"
-        )
-    ratio = (high / low) ** (1 / max(count - 1, 1))
-    # Rounding makes neighbours coincide at short lengths; each is kept once.
-    lengths = [round(low * ratio**i) for i in range(count - 1)]
-    return list(dict.fromkeys([*lengths, high if count > 1 else low]))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from icltheory.attention import SoftmaxAttention
 from icltheory.errors import InvalidInput
 from icltheory.proportional import approximate_risk
 from icltheory.symbols import d, k, noise_var, v
-from icltheory.task import LinearRegression
+from icltheory.task import LinearRegression, refuse_options
 from numeric.arrays import finite, task_arrays
 from numeric.compile import Evaluator, compile
 from numeric.prompt_moments import checked_lengths
@@ -47,6 +47,7 @@ def approximation_error(
     arrays = task_arrays(task)
     if not isinstance(attention, SoftmaxAttention):
         raise InvalidInput(f"attention has type {type(attention).__name__}; pass softmax heads.")
+    refuse_options(attention.options)
     lengths = checked_lengths(prompt_length)
     if attention.scores is not None:
         approximate = compile(approximate_risk(task, attention))(n=lengths)

@@ -107,9 +107,7 @@ def prompt_spectra(X: Any, y: Any, prefixes: Any = None, dtype: Any = np.float64
     (array([[0., 0.], [0., 9.], [1., 9.]]), array([[0, 1, 2]]))
     """
     X, y, counts = checked_prompts(X, y, prefixes)
-    dtype = np.dtype(dtype)
-    if dtype not in (np.float64, np.float32):
-        raise InvalidInput(f"dtype = {dtype} is not numpy.float64 or numpy.float32.")
+    dtype = checked_dtype(dtype)
     X, y = X.astype(dtype), y.astype(dtype)
     prompts, points, dim = X.shape
     gram = np.empty((prompts, len(counts), dim, dim), dtype)
@@ -129,6 +127,17 @@ def prompt_spectra(X: Any, y: Any, prefixes: Any = None, dtype: Any = np.float64
     moments = np.matmul(moments[:, :, None, :], vectors)[:, :, 0]
     moments[null] = 0.0
     return PromptSpectra(values, vectors, moments, counts)
+
+
+def checked_dtype(dtype: Any) -> np.dtype:
+    """float64 or float32."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found not in (np.float64, np.float32):
+        raise InvalidInput(f"dtype = {dtype!r} is not numpy.float64 or numpy.float32.")
+    return found
 
 
 def checked_prompts(X: Any, y: Any, prefixes: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from icltheory.errors import InvalidInput
 from icltheory.laws.tokens import TokenLaw
 from numeric.arrays import finite
 from numeric.finite_prompt import score_matrix
+from numeric.prompt_moments import checked_lengths
 from numeric.tokens import leading_bias, leading_covariance, limit_output, weight_moment
 
 
@@ -29,7 +30,7 @@ class FeatureExpansion:
 
     def risk(self, prompt_length: Any) -> Any:
         """The mean over the queries at prompt length n, to order 1/n."""
-        return self.limit.mean() + self.first_order.mean() / finite(prompt_length, "prompt_length")
+        return self.limit.mean() + self.first_order.mean() / checked_lengths(prompt_length)
 
 
 def feature_expansion(
@@ -55,16 +56,22 @@ def feature_expansion(
     >>> expansion.limit.round(12), round(float(expansion.risk(100)), 6)
     (array([0., 0.]), 0.035147)
     """
-    points, value, noise = (
-        finite(queries, "queries"),
-        float(finite(b, "b")),
-        finite(noise_var, "noise_var"),
-    )
+    if not isinstance(features, TokenLaw):
+        raise InvalidInput(
+            f"features has type {type(features).__name__}; pass a token law, e.g. icl.Rademacher(dim=2)."
+        )
+    points = finite(queries, "queries")
+    value, noise = _number(b, "b"), _number(noise_var, "noise_var")
     matrix = score_matrix(A, features.dim)
     coefs = finite(coef_cov, "coef_cov")
     coefs = coefs * np.eye(features.dim) if coefs.ndim == 0 else coefs
     if coefs.shape != (features.dim, features.dim):
         raise InvalidInput(f"coef_cov has shape {coefs.shape}; pass a number or d x d.")
+    size = np.abs(coefs).max()
+    if not np.allclose(coefs, coefs.T, atol=1e-12 * size) or (
+        np.linalg.eigvalsh(coefs)[0] < -1e-12 * size
+    ):
+        raise InvalidInput("coef_cov is no second moment: it must be symmetric, eigenvalues >= 0.")
     if noise < 0:
         raise InvalidInput(f"noise_var = {noise:g} is negative; a variance is at least 0.")
     if points.shape[-1:] != (features.dim,):
@@ -80,3 +87,10 @@ def feature_expansion(
     order = value**2 * (variance + noise * weight_moment(features, dual))
     order += 2 * value * form(error, leading_bias(features, dual))
     return FeatureExpansion(form(error, error), order)
+
+
+def _number(value: Any, name: str) -> float:
+    array = finite(value, name)
+    if array.ndim:
+        raise InvalidInput(f"{name} has shape {array.shape}; pass one number.")
+    return float(array)

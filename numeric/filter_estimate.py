@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from icltheory.errors import InvalidInput
-from numeric.arrays import finite, positive_integers
+from numeric.arrays import finite, integer
 from numeric.eigenbasis import prompt_spectra
 
 
@@ -98,8 +98,8 @@ def effective_filter(
     counts = np.array([mask.sum() for mask in masks])
     if counts.min() < 10:
         raise InvalidInput(
-            f"bins hold {counts.tolist()} eigenvalues; every bin needs 10: pass fewer bins, wider "
-            f"edges or more prompts."
+            f"a bin holds {counts.min()} eigenvalues, and every bin needs 10: pass fewer than the "
+            f"{len(counts)} bins, wider edges or more prompts."
         )
     gains, errors = zip(*(_ratio(g, c, mask) for mask in masks), strict=True)
     gain, error = np.stack(gains, axis=1), np.stack(errors, axis=1)
@@ -127,7 +127,7 @@ def effective_filter(
 
 def _edges(values: np.ndarray, bins: Any, edges: Any) -> np.ndarray:
     if edges is None:
-        count = int(positive_integers(np.asarray(bins), "bins").item())
+        count = integer(bins, "bins")
         return np.quantile(values, np.linspace(0, 1, count + 1))
     edges = finite(edges, "edges")
     if edges.ndim != 1 or len(edges) < 2 or np.any(np.diff(edges) <= 0):

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from icltheory.errors import InvalidInput
-from numeric.arrays import number, positive_integers
+from numeric.arrays import integer, number, positive_integers
+from numeric.eigenbasis import checked_prompts
 
 _STOP = 1e-13  # a prompt is finished when its residual falls to this part of the first one
 
@@ -130,11 +131,7 @@ def quasi_newton_weights(
     >>> weights.round(10)
     array([[[1., 2., 3.]]])
     """
-    X, y = np.asarray(X, dtype=float), np.asarray(y, dtype=float)
-    if X.ndim != 3 or y.shape != X.shape[:2]:
-        raise InvalidInput(
-            f"X has shape {X.shape} and y {y.shape}; pass X of (B, n, d) and y of (B, n)."
-        )
+    X, y, _ = checked_prompts(X, y, None)
     counts = np.atleast_1d(positive_integers(steps, "steps", 0)).astype(int)
     share = {"bfgs": 1.0, "dfp": 0.0}.get(update) if isinstance(update, str) else None
     if share is None:
@@ -142,7 +139,7 @@ def quasi_newton_weights(
             raise InvalidInput(f"update = {update!r} is not 'bfgs', 'dfp' or a number.")
         share = number(update, "update")
     if memory is not None:
-        memory = int(positive_integers(np.asarray(memory), "memory").item())
+        memory = integer(memory, "memory")
         if share != 1:
             raise InvalidInput("memory belongs to L-BFGS; pass update='bfgs' with it.")
     gram = np.matmul(np.swapaxes(X, 1, 2), X)

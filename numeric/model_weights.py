@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from icltheory.errors import InvalidInput
-from numeric.arrays import finite, positive_integers
+from numeric.arrays import finite, integer
 from numeric.eigenbasis import checked_prompts, prompt_spectra
 from numeric.montecarlo import Seed, seed_sequence
 from numeric.validate import Model, array_caller
@@ -72,7 +72,7 @@ def induced_weights(
         prefixes = np.arange(1, np.shape(X)[1] + 1)
     X, y, counts = checked_prompts(X, y, prefixes)
     prompts, _, dim = X.shape
-    fitted = 5 * dim if queries is None else int(positive_integers(np.asarray(queries), "queries"))
+    fitted = 5 * dim if queries is None else integer(queries, "queries")
     if fitted < 5 * dim:
         raise InvalidInput(f"queries = {fitted}; a fit in {dim} dimensions needs {5 * dim}.")
     total = fitted + 2 * dim
@@ -110,7 +110,6 @@ def fit_weights(queries: Any, answers: Any, held_out: int) -> tuple[np.ndarray, 
             f"held_out = {held_out} of {queries.shape[1]} queries leaves no fit in "
             f"{queries.shape[2]} dimensions."
         )
-    # Normal equations: Gaussian queries, five times as many as dimensions, are well conditioned.
     inverse = np.linalg.pinv(queries[:, :kept])
     weights = np.matmul(inverse, answers[:, :kept, None])[:, :, 0]
     residual = answers[:, kept:] - np.einsum("btd,bd->bt", queries[:, kept:], weights)

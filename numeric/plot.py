@@ -1,9 +1,10 @@
 """Figures as data, and their drawing: theory as lines, measurements as points with error bars.
 
 A `Figure` is plain data, so that it can be stored with the numbers it shows; `draw` turns it into
-matplotlib axes, `to_svg` into SVG text for a web page, `save` into a file. Colours are those of
-Okabe & Ito (2008), which colour-blind readers tell apart. Exported: `Series`, `Figure`, `draw`,
-`to_svg`, `save`, `write_atomically`.
+matplotlib axes, `to_svg` into SVG text for a web page, `save` into a file. In a notebook it shows
+itself with its caption, and `SideBySide` shows several in a row. Colours are those of Okabe & Ito
+(2008), which colour-blind readers tell apart. Exported: `Series`, `Figure`, `SideBySide`, `draw`,
+`sheet`, `styled`, `label_log_axis`, `to_png`, `to_svg`, `save`, `write_atomically`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import html
 import io
 import os
 import re
+import textwrap
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +59,20 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": _INK,
 }
 _SIZE, _DPI = (6.4, 4.2), 160
+_PANEL = 5.2  # width in inches of one figure among several
+_LINE, _LETTERS = 12.5, 15.5  # points a line of a caption, letters an inch
 
 
 @dataclass(frozen=True)
 class Series:
     """One curve or one set of points; `error` is one standard error a point, or empty.
 
-    Series that share `label`'s role share `color`, an index into the colour cycle.
+    Arrays and other sequences of numbers become tuples. Series that share `label`'s role share
+    `color`, an index into the colour cycle. Errors: `InvalidInput` for unequal lengths.
+
+    >>> import numpy as np
+    >>> Series("risk", np.array([10, 20]), [0.5, 0.25])
+    Series(label='risk', x=(10.0, 20.0), y=(0.5, 0.25), error=(), color=0)
     """
 
     label: str
@@ -71,6 +80,15 @@ class Series:
     y: tuple[float, ...]
     error: tuple[float, ...] = ()
     color: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("x", "y", "error"):
+            object.__setattr__(self, name, tuple(float(z) for z in getattr(self, name)))
+        if len(self.x) != len(self.y) or len(self.error) not in (0, len(self.x)):
+            raise InvalidInput(
+                f"series {self.label!r} has {len(self.x)} x, {len(self.y)} y and {len(self.error)} "
+                f"errors; give one of each a point (or no errors)."
+            )
 
 
 @dataclass(frozen=True)
@@ -98,9 +116,71 @@ class Figure:
         }
         return Figure(**{**data, **series})
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """What a notebook shows."""
-        return _render(self, "png", transparent=False), {"width": round(96 * _SIZE[0])}
+    def __repr__(self) -> str:
+        shown = ", ".join(repr(s.label) for s in (*self.lines, *self.points))
+        return f"Figure({self.title!r}: {shown})"
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+        """What a notebook shows: the figure above its caption."""
+        return SideBySide(self)._repr_png_()
+
+
+class SideBySide:
+    """Figures in a row, each above its caption, for a notebook.
+
+    Anything with a `draw(ax)` method, a `title` and a `caption` may stand beside a `Figure`.
+
+    >>> line = Series("predicted", (10, 100), (0.6, 0.15))
+    >>> figure = Figure("Risk", "prompt length n", "risk", "The risk falls.", (line,), ())
+    >>> SideBySide(figure, figure)
+    SideBySide(Figure('Risk': 'predicted'), Figure('Risk': 'predicted'))
+    """
+
+    def __init__(self, *figures: Any) -> None:
+        if not figures:
+            raise InvalidInput("give at least one figure.")
+        self.figures = figures
+
+    def __repr__(self) -> str:
+        return f"SideBySide({', '.join(map(repr, self.figures))})"
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+        """The picture, its width, and the titles and captions as its description."""
+        width = _SIZE[0] if len(self.figures) == 1 else _PANEL * len(self.figures)
+        columns = round(_LETTERS * (width / len(self.figures) - 0.8))
+        captions = [textwrap.fill(f.caption, columns) for f in self.figures]
+        lines = max(text.count("\n") + 1 if text else 0 for text in captions)
+        axes = sheet((width, _SIZE[1] + lines * _LINE / 72), len(self.figures))
+        for figure, ax, caption in zip(self.figures, axes, captions, strict=True):
+            draw(figure, ax) if isinstance(figure, Figure) else figure.draw(ax)
+            if caption:
+                # Below the label of the x axis, at whatever size the axes get.
+                ax.annotate(
+                    caption, (0, 0), (0, -38), "axes fraction", "offset points", size=9, va="top"
+                )
+        told = " ".join(f"{f.title}. {f.caption}".strip() for f in self.figures)
+        return to_png(axes[0].figure), {"width": round(96 * width), "alt": told}
+
+
+def styled() -> Any:
+    """A context in which matplotlib has the style of this module."""
+    import matplotlib as mpl
+
+    return mpl.rc_context(_STYLE)
+
+
+def sheet(size: tuple[float, float] = _SIZE, columns: int = 1) -> list[Any]:
+    """Axes in a row on a sheet of `size` inches, in the style of this module.
+
+    The sheet (`axes[0].figure`) is unknown to pyplot, so nothing has to be closed.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Sheet
+
+    with styled():
+        page = Sheet(figsize=size, layout="constrained")
+        FigureCanvasAgg(page)
+        return list(page.subplots(1, columns, squeeze=False)[0])
 
 
 def draw(figure: Figure, ax: Any = None) -> Any:
@@ -115,18 +195,14 @@ def draw(figure: Figure, ax: Any = None) -> Any:
     >>> ax.get_xscale(), ax.get_xlabel()
     ('log', 'prompt length n')
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Sheet
-
-    with mpl.rc_context(_STYLE):
+    with styled():
         if ax is None:
-            sheet = Sheet(figsize=_SIZE, layout="constrained")
-            FigureCanvasAgg(sheet)
-            ax = sheet.add_subplot()
+            (ax,) = sheet()
         # The scales come first: error bars choose their limits in the coordinates they find.
         ax.set_xscale("log" if figure.logx else "linear")
         ax.set_yscale("log" if figure.logy else "linear")
+        if not figure.logx and _whole(figure):
+            ax.xaxis.get_major_locator().set_params(integer=True)
         seen: dict[int, int] = {}
         for line in figure.lines:
             dash = seen.get(line.color, 0)
@@ -151,10 +227,21 @@ def draw(figure: Figure, ax: Any = None) -> Any:
         ax.set(title=figure.title, xlabel=figure.xlabel, ylabel=figure.ylabel)
         for axis, log in ((ax.xaxis, figure.logx), (ax.yaxis, figure.logy)):
             if log:
-                _label_log_axis(axis)
+                label_log_axis(axis)
         if any(series.label for series in (*figure.lines, *figure.points)):
             ax.legend()
     return ax
+
+
+def to_png(page: Any) -> bytes:
+    """A matplotlib figure as a PNG file of 256 colours, half the size: notebooks store many."""
+    from PIL import Image  # which matplotlib itself needs
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    with styled():
+        page.savefig(drawn, format="png", dpi=_DPI)
+    Image.open(drawn).convert("RGB").quantize(256).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def to_svg(figure: Figure, prefix: str = "figure-") -> str:
@@ -216,10 +303,8 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
 
 
 def _render(figure: Figure, kind: str, *, transparent: bool) -> bytes:
-    import matplotlib as mpl
-
     buffer = io.BytesIO()
-    with mpl.rc_context(_STYLE):
+    with styled():
         # No date in the file: the same figure gives the same bytes.
         stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
         draw(figure).figure.savefig(
@@ -228,11 +313,16 @@ def _render(figure: Figure, kind: str, *, transparent: bool) -> bytes:
     return buffer.getvalue()
 
 
+def _whole(figure: Figure) -> bool:
+    """Whether the x axis counts something: layers, steps, examples."""
+    return all(x.is_integer() for series in (*figure.lines, *figure.points) for x in series.x)
+
+
 def _color(series: Series) -> str:
     return COLORS[series.color % len(COLORS)]
 
 
-def _label_log_axis(axis: Any) -> None:
+def label_log_axis(axis: Any) -> None:
     """Plain numbers at 1, 2 and 5 times powers of ten (at powers of ten over many decades)."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

@@ -10,7 +10,7 @@ in standardised coordinates, scores k x_q'Sigma^{-1}x_i. Exported: `product_limi
 from __future__ import annotations
 
 import math
-from functools import lru_cache, singledispatch
+from functools import cached_property, lru_cache, singledispatch
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ from numeric.risk import OptimalRisk
 
 _STEP = 0.2  # of the trapezoidal sums in the logarithm of the Laplace variable
 _LARGEST = 400.0  # of the scores
+_CUT = 1e-6  # share of an average on the outermost panels, beyond which next to nothing is left
 _ORDER, _WIDTH = 16, 6.0  # Gauss-Legendre nodes on a panel, and the scores it may span
 
 
@@ -64,7 +65,8 @@ def product_expansion(
     """(R_inf, c) of the risk R_inf + c/n + o(1/n) of one softmax head at fixed k and v, any d.
 
     The covariance and the bias of order 1/n of the output, averaged over the query; both factorise
-    over coordinates. Parameters and errors as in `product_limit_risk`; 2 k xi must be in the domain.
+    over coordinates. Parameters and errors as in `product_limit_risk`; 2 k xi must be in the domain,
+    and `OutOfDomain` too where queries beyond the quadrature decide (Gaussian features: k above 0.5).
     Source: derived here.
 
     >>> task = icl.LinearRegression(dim=5)  # Gaussian features, as a check
@@ -174,8 +176,20 @@ class Coordinate:
     def __init__(self, law: TokenLaw) -> None:
         self.law = array_law(law)
         self.std = math.sqrt(float(coordinate_cumulants(law, 6).variance))
-        self._support = _support(law)
-        self.nodes, self.weights = self.refined(0.0)
+
+    @cached_property
+    def _support(self) -> tuple[Any, Any]:
+        return _support(self.law)
+
+    @cached_property
+    def nodes(self) -> np.ndarray:
+        """Standardised nodes of the law."""
+        return self.refined(0.0)[0]
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Probabilities of the nodes."""
+        return self.refined(0.0)[1]
 
     def refined(self, scale: float) -> tuple[np.ndarray, np.ndarray]:
         """Nodes and probabilities on which functions of scale * xi of unit width are resolved."""
@@ -237,8 +251,24 @@ class Coordinate:
         factor = float(self.weights @ rho)
         # Cov T = rho (H(2u) + shift shift')/n and E T - limit = -rho shift/n, by coordinates.
         spread = v**2 * rho * (cov + shift**2) - 2 * v * rho * (v * read - self.nodes) * shift
+        self._require_resolved(rho, k)
+        self._require_resolved(spread, k)
         along = arrays.signal * float(self.weights @ spread) * factor ** (arrays.dim - 1)
         return along + arrays.noise_var * v**2 * factor**arrays.dim
+
+    def _require_resolved(self, values: np.ndarray, k: float) -> None:
+        """`OutOfDomain` if an average lives on queries beyond the nodes of an unbounded law."""
+        points, density = self._support
+        if density is None or np.max(density(points[[0, -1]])) > 1e-9 * np.max(density(points)):
+            return  # a bounded law has all of its mass on the nodes
+        parts = self.weights * np.abs(values)
+        edge = parts[:_ORDER].sum() + parts[-_ORDER:].sum()
+        if edge > _CUT * parts.sum():
+            raise OutOfDomain(
+                f"score_scale = {k:g}: the coefficient of 1/n is infinite, or decided by queries too "
+                f"large for this quadrature; use a smaller one (Gaussian features: finite for "
+                f"k^2 < 1/2, exactly in icl.head_constant)."
+            )
 
     def risk(self, n: float, k: float, v: float, arrays: TaskArrays) -> tuple[float, float]:
         """Risk and value (the best one for NaN) of one head in dimension 1."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from icltheory.errors import InvalidInput
-from numeric.arrays import number, positive_integers
+from numeric.arrays import integer, number
 from numeric.montecarlo import Seed, seed_sequence
 
 _BASES = ("per_prompt", "per_batch")
@@ -67,7 +67,7 @@ def solver_prompts(
     ((3, 9, 4), (3, 9), array([0.0198, 0.0198, 1.9802, 1.9802]))
     """
     d, n, size = (
-        int(positive_integers(np.asarray(value), name).item())
+        integer(value, name)
         for name, value in (("dim", dim), ("points", points), ("prompts", prompts))
     )
     kappa, noise = number(kappa, "kappa"), number(noise_var, "noise_var")

@@ -23,7 +23,7 @@ from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula
 from icltheory.risk import finite_prompt_risk, optimal_finite_prompt_risk
-from icltheory.symbols import share, v
+from icltheory.symbols import share, t, v
 from icltheory.task import LinearRegression, refuse_options
 from icltheory.tight_prior import optimal_tight_prior_constant
 from numeric.arrays import SCENARIOS, TaskArrays, finite, task_arrays
@@ -137,7 +137,7 @@ def optimal_tight_prior(task: LinearRegression, attention: SoftmaxAttention) -> 
     )
     part = 1.0
     if formula.minimizer is not None:
-        part = float(compile(Formula("share", formula.minimizer[share]))(t=found.x))
+        part = float(formula.minimizer[share].subs(t, found.x))
     return TightPrior(float(found.fun), float(found.x), part)
 
 

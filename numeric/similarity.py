@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from icltheory.errors import InvalidInput
-from numeric.arrays import positive_integers
+from numeric.arrays import integer, positive_integers
 
 Window = tuple[int, int]
 
@@ -149,10 +149,7 @@ def prefix_windows(dim: int, last: int) -> dict[str, Window]:
     >>> prefix_windows(20, 40)
     {'below': (1, 19), 'around': (15, 25), 'above': (21, 40)}
     """
-    d, top = (
-        int(positive_integers(np.asarray(v), name).item())
-        for name, v in (("dim", dim), ("last", last))
-    )
+    d, top = (integer(v, name) for name, v in (("dim", dim), ("last", last)))
     windows = {"below": (1, d - 1), "around": (max(1, d - 5), d + 5), "above": (d + 1, top)}
     bounded = {name: (low, min(high, top)) for name, (low, high) in windows.items()}
     return {name: window for name, window in bounded.items() if window[0] <= window[1]}
@@ -193,7 +190,10 @@ def _used(
         )
     used = counts >= (0 if empty else 1)
     if window is not None:
-        low, high = positive_integers(window, "window", 0)
+        ends = positive_integers(window, "window", 0)
+        if ends.shape != (2,):
+            raise InvalidInput(f"window = {window}: pass (first, last), two numbers of examples.")
+        low, high = ends
         used &= (counts >= low) & (counts <= high)
     if not used.any():
         raise InvalidInput(f"no prefix is used: they are {_span(counts)}, the window is {window}.")

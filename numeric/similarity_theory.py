@@ -17,7 +17,7 @@ import numpy as np
 
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.solvers import Solver
-from numeric.arrays import number, positive_integers
+from numeric.arrays import finite, integer
 from numeric.eigenbasis import PromptSpectra
 from numeric.montecarlo import Seed, seed_sequence
 from numeric.solver_filters import solver_residuals
@@ -78,8 +78,8 @@ def expected_similarity_of_errors(
     0.48734
     """
     pair = _Pair.of(first, first_steps, second, second_steps, points, d)
-    extra = [number(x, "starts") for x in starts]
-    if len(extra) != 2 or min(extra) < 0:
+    extra = finite(starts, "starts")
+    if extra.shape != (2,) or extra.min() < 0:
         raise InvalidInput(f"starts = {starts}: pass two numbers >= 0.")
     sampled = pair.sampled
     groups = _sampled_products(pair, samples, seed) if sampled else _integrated_products(pair)
@@ -128,7 +128,7 @@ def expected_similarity_of_weights(
     1.0
     """
     pair = _Pair.of(first, first_steps, second, second_steps, points, d)
-    size = int(positive_integers(samples, "samples", 2).item())
+    size = integer(samples, "samples", 2)
     means, variances = [], []
     for _, one, two in pair.draws(size, seed):
         if any(np.any(np.all(r == 1, axis=-1)) for r in (one, two)):
@@ -222,7 +222,7 @@ def _integrated_products(pair: _Pair) -> tuple[np.ndarray, ...]:
 
 def _sampled_products(pair: _Pair, samples: Any, seed: Seed) -> tuple[np.ndarray, ...]:
     """The same sums from independent groups of prompts."""
-    size = int(positive_integers(samples, "samples", _GROUPS).item())
+    size = integer(samples, "samples", _GROUPS)
     size -= size % _GROUPS
     own, other, mixed = 0.0, 0.0, 0.0
     for n, one, two in pair.draws(size, seed):

@@ -9,6 +9,7 @@ Exported: `solver_residuals`, `conditional_risk`, `coordinates`, `require_conver
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache, singledispatch
 from typing import Any
 
@@ -21,6 +22,7 @@ from icltheory.krylov import ConjugateGradient
 from icltheory.momentum import Chebyshev, MomentumSolver
 from icltheory.solvers import (
     GradientFlow,
+    MatrixIteration,
     OrdinaryLeastSquares,
     PowerSolver,
     Ridge,
@@ -35,6 +37,7 @@ from numeric.krylov import conjugate_gradient_solutions
 # A rule such as 2/frobenius puts the only eigenvalue of a prefix exactly on the edge of stability;
 # rounding must not decide which side it is on.
 _EDGE = 64
+_MOST_DOUBLINGS = 1024
 
 
 def solver_residuals(spectra: PromptSpectra, solver: Solver, steps: Any = 0) -> np.ndarray:
@@ -79,9 +82,11 @@ def require_convergence(solver: Any, spectra: PromptSpectra) -> None:
         return
     prompt, column = np.unravel_index(np.argmax(worst), worst.shape)
     largest = spectra.values[prompt, column].max()
+    condition = solver.stability
+    needs = "" if condition in (sp.true, sp.false) else f". It needs {condition}"
     raise OutOfDomain(
         f"{solver!r} diverges on {int(bad.any(axis=1).sum())} of {len(bad)} prompts "
-        f"({int(bad.sum())} of {bad.size} prefixes). It needs {solver.stability}; the worst is prompt "
+        f"({int(bad.sum())} of {bad.size} prefixes){needs}; the worst is prompt "
         f"{prompt} at n = {spectra.prefixes[column]} with lam_max = {largest:.6g}. Take a smaller "
         f"step, or a rule of the prompt's spectrum such as 1/icl.symbols.lam_max."
     )
@@ -142,7 +147,9 @@ def _reached(solver: PowerSolver) -> sp.Expr:
 
 @lru_cache(maxsize=256)
 def _exponents(solver: PowerSolver, steps: tuple[float, ...]) -> tuple[int, ...]:
-    return tuple(int(solver.power(int(k))) for k in steps)
+    # Of powers order^k beyond float64 only their parity is used.
+    most = _MOST_DOUBLINGS if isinstance(solver, MatrixIteration) else math.inf
+    return tuple(int(solver.power(int(min(k, most)))) for k in steps)
 
 
 def _powers(reach: np.ndarray, exponents: tuple[int, ...]) -> np.ndarray:

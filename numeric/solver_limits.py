@@ -19,7 +19,7 @@ from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.solvers import GradientFlow, OrdinaryLeastSquares, Solver
 from icltheory.symbols import frobenius, lam_max, trace
 from icltheory.symbols import n as length_symbol
-from numeric.arrays import number, positive_integers
+from numeric.arrays import integer, number
 from numeric.montecarlo import Estimate, Seed, Streaming, seed_sequence
 from numeric.spectra import eigenvalue_batches, marchenko_pastur_quadrature, refined, sizes
 from numeric.spectral_risk import (
@@ -107,7 +107,7 @@ def late_solver_risk(
             "follows the small eigenvalue."
         )
     function = sp.lambdify((frobenius, lam_max, trace), law.expr, "numpy")
-    total = int(positive_integers(samples, "samples", 2).item())
+    total = integer(samples, "samples", 2)
     stream = Streaming()
     rng = np.random.default_rng(seed_sequence(seed))
     for values in eigenvalue_batches(most + 1, count - 1, total, rng):

@@ -18,7 +18,7 @@ from icltheory.errors import InvalidInput
 from icltheory.online_descent import OnlineGradientDescent
 from icltheory.solvers import GradientFlow, Solver
 from numeric.arrays import finite, positive_integers
-from numeric.eigenbasis import PromptSpectra, checked_prompts, prompt_spectra
+from numeric.eigenbasis import PromptSpectra, checked_dtype, checked_prompts, prompt_spectra
 from numeric.online import online_weights
 from numeric.solver_filters import coordinates, require_convergence
 
@@ -127,7 +127,7 @@ def run_solvers(
     """
     X, y, counts = checked_prompts(X, y, prefixes)
     plan, columns = _plan(solvers, steps)
-    size = X.shape[0] * len(counts) * len(columns) * X.shape[2] * np.dtype(dtype).itemsize
+    size = X.shape[0] * len(counts) * len(columns) * X.shape[2] * checked_dtype(dtype).itemsize
     if size > _LARGEST:
         raise InvalidInput(
             f"the weights of {len(X)} prompts, {len(counts)} prefixes and {len(columns)} steps take "

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from icltheory.errors import InvalidInput, OutOfDomain
-from numeric.arrays import finite, number, positive_integers
+from numeric.arrays import finite, integer, number
 from numeric.montecarlo import Seed, seed_sequence
 
 LARGEST = 200  # min(n, d): beyond it the Laguerre functions underflow where others matter
@@ -98,9 +98,33 @@ def wishart_average(
 
     def at(level: int) -> Any:
         rule = wishart_quadrature(length, dim, edges, level).restricted(low, high)
-        return rule.sum(np.asarray(f(rule.values), dtype=float))
+        values = _at_nodes(f, rule)
+        if high == math.inf:
+            _require_decay(np.abs(values) * rule.weights)
+        return rule.sum(values)
 
     return refined(at)
+
+
+def _at_nodes(f: Function, rule: Quadrature) -> np.ndarray:
+    """f at the nodes, (..., K); a constant holds at all of them."""
+    values = _finite(np.asarray(f(rule.values), dtype=float))
+    if values.ndim and values.shape[-1] != len(rule.values):
+        raise InvalidInput(
+            f"f returned shape {values.shape} for eigenvalues of shape {rule.values.shape}; it must "
+            f"return (..., {len(rule.values)})."
+        )
+    return values if values.ndim else np.full(rule.values.shape, float(values))
+
+
+def _require_decay(terms: np.ndarray) -> None:
+    """Refuse terms (..., K) that are not negligible on the last panel."""
+    end = terms[..., -_NODES:].sum(axis=-1)
+    if np.any(end > 1e-9 * terms.sum(axis=-1)):
+        raise OutOfDomain(
+            "the function grows so fast that large eigenvalues, where the density falls like "
+            "exp(-lambda/2), carry the average: it is infinite or out of reach; pass below=."
+        )
 
 
 def refined(at: Callable[[int], Any]) -> SpectralAverage:
@@ -171,7 +195,7 @@ def wishart_quadrature(
 
 def sizes(n: Any, d: Any) -> tuple[int, int]:
     """n and d as integers >= 1 with a quadrature."""
-    length, dim = (int(positive_integers(x, name).item()) for x, name in ((n, "n"), (d, "d")))
+    length, dim = (integer(x, name) for x, name in ((n, "n"), (d, "d")))
     if max(length, dim) > LARGEST_SIZE:
         raise OutOfDomain(
             f"max(n, d) = {max(length, dim):.3g} is above {LARGEST_SIZE:.0g}, where the spread of the "
@@ -285,10 +309,7 @@ def wishart_eigenvalues(n: int, d: int, samples: int, seed: Seed = 0) -> np.ndar
     >>> wishart_eigenvalues(5, 2, 3, seed=1).shape
     (3, 2)
     """
-    length, dim, size = (
-        int(positive_integers(x, name).item())
-        for x, name in ((n, "n"), (d, "d"), (samples, "samples"))
-    )
+    length, dim, size = (integer(x, name) for x, name in ((n, "n"), (d, "d"), (samples, "samples")))
     rng = np.random.default_rng(seed_sequence(seed))
     return np.concatenate(list(eigenvalue_batches(length, dim, size, rng)))
 
@@ -328,7 +349,7 @@ def marchenko_pastur_average(f: Function, gamma: float) -> SpectralAverage:
 
     def at(level: int) -> Any:
         rule = marchenko_pastur_quadrature(ratio, level)
-        return rule.sum(np.asarray(f(rule.values), dtype=float))
+        return rule.sum(_at_nodes(f, rule))
 
     return refined(at)
 

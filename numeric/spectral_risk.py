@@ -23,7 +23,7 @@ from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.laws.wishart import covariance_square
 from icltheory.solvers import OrdinaryLeastSquares, PowerSolver, Solver
 from icltheory.symbols import lam, lam_max
-from numeric.arrays import matrix_array, number, positive_integers
+from numeric.arrays import integer, matrix_array, number
 from numeric.eigenbasis import PromptSpectra
 from numeric.montecarlo import Seed, Streaming, seed_sequence
 from numeric.solver_filters import solver_residuals
@@ -99,7 +99,7 @@ def solver_risk(
     >>> bool(abs(sampled.value - 0.04689) < 5 * sampled.error), sampled.sampled
     (True, True)
     """
-    length, dim = (int(positive_integers(x, name).item()) for x, name in ((n, "n"), (d, "d")))
+    length, dim = (integer(x, name) for x, name in ((n, "n"), (d, "d")))
     noise, extra = nonnegative(noise_var, "noise_var"), nonnegative(start, "start")
     if expectation not in ("stable", "literal"):
         raise InvalidInput(f"expectation = {expectation!r} is not 'stable' or 'literal'.")
@@ -117,7 +117,7 @@ def solver_risk(
                 "the literal expectation needs fixed parameters and a covariance c I; for polynomial "
                 "filters icl.solver_risk has it for every covariance."
             )
-        total = int(positive_integers(samples, "samples", 2).item())
+        total = integer(samples, "samples", 2)
         value, error = problem.sampled(root, total, np.random.default_rng(seed_sequence(seed)))
         result = SolverRisk(value, error, True, 0.0, "stable event")
     else:
@@ -187,6 +187,7 @@ class _Problem:
     def _reach(self) -> float:
         """An eigenvalue beyond which (1 - eta lam)^{2t} times the density is negligible."""
         degree = max(int(self.solver.degree(int(k)) or 0) for k in self.counts)
+        degree = min(degree, 10**9)
         # lam^{2 degree} times the density falls like a Gamma law of this shape and scale 2.
         shape = 2 * degree + (self.length + self.dim) / 2
         reach = 2 * (shape + 12 * math.sqrt(shape) + 40)
@@ -287,6 +288,8 @@ def _repeated(residual: np.ndarray, count: int) -> np.ndarray:
 @lru_cache(maxsize=256)
 def stable_edge(solver: Solver) -> float:
     """The eigenvalue up to which a solver with fixed parameters is stable."""
+    if names := sorted(str(s) for x in solver._parameters().values() for s in x.free_symbols):
+        raise InvalidInput(f"{solver!r} still contains {', '.join(names)}; pass numbers.")
     condition = solver.stability
     if condition == sp.true:
         return math.inf

@@ -29,6 +29,18 @@ CALLS = {
     "scores": lambda text: icl.SoftmaxAttention(scores=[text]),
     "values": lambda text: icl.SoftmaxAttention(scores=[1], values=[text]),
     "law": lambda text: icl.Gaussian([text], [[1]]),
+    "wishart power": lambda text: icl.wishart_trace_moment(text),
+    "wishart length": lambda text: icl.wishart_trace_moment(2, n=text),
+    "wishart covariance": lambda text: icl.wishart_covariance_moment(2, cov=[text, 1]),
+    "limit moment": lambda text: icl.limit_trace_moment(2, gamma=text),
+    "limit resolvent": lambda text: icl.marchenko_pastur_resolvent(text),
+    "edge density": lambda text: icl.edge_density(n=text),
+    "solver risk": lambda text: icl.solver_risk(icl.GradientDescent(0.1), text),
+    "solver risk noise": lambda text: icl.solver_risk(icl.GradientDescent(0.1), 1, noise_var=text),
+    "solver risk limit": lambda text: icl.solver_risk_limit(icl.GradientDescent(0.1), 1, text),
+    "late solver risk": lambda text: icl.late_solver_risk(icl.GradientDescent(0.1), text),
+    "best polynomial": lambda text: icl.best_polynomial_risk(2, n=text),
+    "optimal ridge": lambda text: icl.optimal_ridge(5, text),
     "dual point": lambda text: icl.limit_output(icl.Gaussian([0], [[1]]), [text]),
 }
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import sympy as sp
+from sympy.polys.constructor import construct_domain
 
 from icltheory import checks
 from icltheory.errors import InvalidInput
@@ -79,16 +80,35 @@ def limit_moments(
     In the recursion of `icltheory.laws.wishart` traces become independent of each other, and one
     kind of derivative survives beside that of the explicit X: it splits off a trace (d/n -> gamma).
     """
-    memory: dict[tuple[int, int], sp.Expr] = {}
+    known: dict[int, tuple[Any, Callable[[int, int], Any]]] = {}
 
     def moment(j: int, k: int) -> sp.Expr:
-        if cov_moment is None:
-            j = 0
+        top = 0 if cov_moment is None else j + k
+        bound = next((b for b in sorted(known) if b >= top), None)
+        if bound is None:
+            moments = [] if cov_moment is None else [cov_moment(i) for i in range(top + 1)]
+            domain, (ratio, *numbers) = construct_domain([gamma, *moments])
+            known[top] = domain, _limit_recursion(domain, ratio, numbers)
+            bound = top
+        domain, recursion = known[bound]
+        return domain.to_sympy(recursion(j, k))
+
+    return moment
+
+
+def _limit_recursion(
+    domain: Any, ratio: Any, cov_moments: Sequence[Any]
+) -> Callable[[int, int], Any]:
+    """`limit_moments` in a SymPy domain; no covariance moments are those of the identity."""
+    memory: dict[tuple[int, int], Any] = {}
+
+    def moment(j: int, k: int) -> Any:
+        j = j if cov_moments else 0
         if k == 0:
-            return sp.S.One if cov_moment is None else cov_moment(j)
+            return cov_moments[j] if cov_moments else domain.one
         if (j, k) not in memory:
             split = (moment(0, i) * moment(j + 1, k - 1 - i) for i in range(1, k))
-            memory[j, k] = sp.expand(moment(j + 1, k - 1) + gamma * sp.Add(*split))
+            memory[j, k] = moment(j + 1, k - 1) + ratio * sum(split, domain.zero)
         return memory[j, k]
 
     return moment

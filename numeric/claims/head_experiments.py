@@ -15,7 +15,7 @@ import sympy as sp
 
 import icltheory as icl
 from icltheory.attention import Attention
-from icltheory.symbols import t
+from icltheory.symbols import d, noise_var, t
 from numeric.claims.base import Effort, Part, estimate_row
 from numeric.compare import Comparison, Row, compare
 from numeric.montecarlo import Estimate, monte_carlo_constant, monte_carlo_risk
@@ -25,6 +25,7 @@ from numeric.validate import measure_risk
 
 DIM = 5
 BASE = icl.LinearRegression(dim=DIM)
+GENERAL = icl.LinearRegression(dim=d, noise_var=noise_var)
 ONE, TWO, LINEAR = (
     icl.SoftmaxAttention(heads=1),
     icl.SoftmaxAttention(heads=2),
@@ -222,6 +223,11 @@ def trained_row(
     return estimate_row(setting, float(best.risk), risk, allowance=TRAINED)
 
 
+def limit_row(setting: dict[str, Any], prediction: float, near: float, far: float) -> Row:
+    """A limit against its value far out; the error is what has changed since `near`."""
+    return compare(setting, prediction, far, abs(far - near))
+
+
 # -- figures -------------------------------------------------------------------------------------
 
 
@@ -245,6 +251,14 @@ def risk_lines(
 def risk_figure(title: str, caption: str, lines: Any, measured: Any) -> Figure:
     """Risk against prompt length on log axes."""
     return Figure(title, "prompt length n", "risk", caption, tuple(lines), tuple(measured))
+
+
+def scaled_points(label: str, rows: Iterable[Row], color: int) -> Series:
+    """Measured n * risk of rows against n, with one standard error."""
+    table = [(float(r.setting["n"]), r.estimate, float(r.standard_error or 0.0)) for r in rows]
+    x, y, error = (tuple(column) for column in zip(*table, strict=True))
+    lengths = np.array(x)
+    return Series(label, x, tuple(lengths * y), tuple(lengths * error), color)
 
 
 def standard_parts(exact: list[Row], layer: list[Row], models: list[Row]) -> tuple[Part, ...]:

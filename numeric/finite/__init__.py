@@ -15,10 +15,13 @@ from numeric.finite.contrasts import LSTM as LSTM
 from numeric.finite.contrasts import LoopedLinearAttention as LoopedLinearAttention
 from numeric.finite.curriculum import Curriculum as Curriculum
 from numeric.finite.ensemble import train_many as train_many
+from numeric.finite.identification import Identification as Identification
+from numeric.finite.identify import identify as identify
 from numeric.finite.models import LinearAttention as LinearAttention
 from numeric.finite.models import SoftmaxAttention as SoftmaxAttention
 from numeric.finite.readout import Readouts as Readouts
 from numeric.finite.readout import fit_readouts as fit_readouts
+from numeric.finite.shipping import shipped as shipped
 from numeric.finite.solver_models import SolverModel as SolverModel
 from numeric.finite.tokens import TokenAttention as TokenAttention
 from numeric.finite.training import TrainingRun as TrainingRun

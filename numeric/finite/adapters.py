@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from icltheory.errors import IclTheoryError, InvalidInput
-from numeric.arrays import positive_integers
+from numeric.arrays import integer
 from numeric.finite.models import count
 from numeric.finite.transformer import SequenceModel, interleaved
 from numeric.validate import array_caller
@@ -188,7 +188,7 @@ def check_model(model: SequenceModel, points: int = 6, *, seed: int = 0) -> None
             f"model has type {type(model).__name__}; pass a finite.SequenceModel: finite.Transformer, "
             f"or wrap yours in finite.EmbeddingModel or finite.CallableModel."
         )
-    number = int(positive_integers(points, "points", minimum=2))
+    number = integer(points, "points", 2)
     rng = np.random.default_rng(seed)
     X = torch.from_numpy(rng.standard_normal((2, number, model.dim)))
     y = torch.from_numpy(rng.standard_normal((2, number)))
@@ -200,7 +200,7 @@ def check_model(model: SequenceModel, points: int = 6, *, seed: int = 0) -> None
     _require_equal(
         first,
         again,
-        "the model predicts {} when it is called again with the same prompt; "
+        "the prediction {} when the model is called again with the same prompt; "
         "put it into evaluation mode (model.eval()) and remove what is random",
     )
     _require_equal(

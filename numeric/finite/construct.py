@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from icltheory.errors import InvalidInput
-from numeric.arrays import positive_integers
+from numeric.arrays import integer
 from numeric.finite.models import count, spread
 
 _STARTS = ("S", "I")
@@ -158,7 +158,7 @@ def newton_transformer(
         if value not in known:
             raise InvalidInput(f"{name} = {value!r} is not one of {', '.join(known)}.")
     d, n = count(dim, "dim"), count(prompt_length, "prompt_length")
-    k = int(positive_integers(steps, "steps", minimum=0))
+    k = integer(steps, "steps", 0)
     build = _short if layout == "short" else _published
     return build(d, n, k, spread(scale, "scale"), start, signs == "printed", bool(causal))
 

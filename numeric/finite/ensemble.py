@@ -129,13 +129,18 @@ def _train_group(
     laws = zip(*(coefficient_law(arrays[i]) for i in members), strict=True) if labelled else ()
     law = [torch.stack(part) for part in laws]
 
+    # Without their labels, prompts of tasks with one law of the features are the same.
+    laws_of_x = {i: (arrays[i].task.feature_cov, arrays[i].task.local) for i in members}
+    keys = [
+        (laws_of_x[i] if labelled else settings[i]["task"], settings[i]["seed"]) for i in members
+    ]
+
     def losses(step: int) -> torch.Tensor:
         drawn: dict[tuple, Any] = {}
-        for i in members:
-            key = (settings[i]["task"], settings[i]["seed"])
+        for i, key in zip(members, keys, strict=True):
             if key not in drawn:
                 drawn[key] = draw_prompts(arrays[i], settings[i], settings[i]["seed"], step)
-        each = [drawn[settings[i]["task"], settings[i]["seed"]] for i in members]
+        each = [drawn[key] for key in keys]
         X, y, query, target = (torch.stack(part) for part in zip(*each, strict=True))
         if labelled:
             return batched(stacked, buffers, X, query, *law).mean(-1)

@@ -16,7 +16,7 @@ from torch import nn
 
 import icltheory as icl
 from icltheory.errors import InvalidInput
-from numeric.arrays import SCENARIOS, finite, positive_integers, task_arrays
+from numeric.arrays import SCENARIOS, finite, integer, task_arrays
 
 _STARTS = ("opposite", "same", "random")
 _SCORES = ("matrix", "scalar")
@@ -151,7 +151,9 @@ class SoftmaxAttention(nn.Module):
     @property
     def config(self) -> dict[str, Any]:
         """The arguments that determine the shapes."""
-        limits = {} if self.head_width is None else {"head_width": self.head_width}
+        limits: dict[str, Any] = {}
+        if self.head_width is not None:
+            limits["head_width"] = self.head_width
         if self.scores != "matrix":
             limits["scores"] = self.scores
         shape = {"dim": self.dim, "heads": self.heads, "merged": self.merged}
@@ -272,12 +274,12 @@ class LinearAttention(nn.Module):
 
 def count(value: Any, name: str) -> int:
     """A positive integer argument."""
-    return int(positive_integers(value, name))
+    return integer(value, name)
 
 
 def generator_of(seed: Any) -> torch.Generator:
     """The generator of a start; a seed is an integer of at least 0."""
-    return torch.Generator().manual_seed(int(positive_integers(seed, "seed", minimum=0)))
+    return torch.Generator().manual_seed(integer(seed, "seed", 0))
 
 
 def spread(value: Any, name: str) -> float:

@@ -16,7 +16,7 @@ import torch
 
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
-from numeric.arrays import SCENARIOS, TaskArrays, finite, positive_integers, task_arrays
+from numeric.arrays import SCENARIOS, TaskArrays, finite, integer, task_arrays
 from numeric.finite.adapters import check_model, checked_states
 from numeric.finite.transformer import SequenceModel
 from numeric.montecarlo import Seed, child_seed, seed_sequence
@@ -55,12 +55,14 @@ class Readouts:
         rows = _rows(layers, X.shape[1], size)
         found = []
         for a, b in zip(X.split(rows), y.split(rows), strict=True):
-            states = _features(checked_states(self.model, a, b), self.normalize)
-            weights = self.weights.to(states.device)
-            found.append(
-                (states @ weights[:, None, :-1, None])[..., 0] + weights[:, -1, None, None]
-            )
+            found.append(self.read(checked_states(self.model, a, b)))
         return torch.cat(found, dim=1)
+
+    def read(self, states: torch.Tensor) -> torch.Tensor:
+        """Predictions (layers + 1, B, N) from the hidden states of all layers, in float64."""
+        states = _features(states, self.normalize)
+        weights = self.weights.to(states.device)
+        return (states @ weights[:, None, :-1, None])[..., 0] + weights[:, -1, None, None]
 
 
 def fit_readouts(
@@ -106,7 +108,7 @@ def fit_readouts(
     arrays = task_arrays(task, SCENARIOS)
     if arrays.task.local is not None:
         raise InvalidInput("local examples surround one query; fit on a task without `local`.")
-    length = int(positive_integers(prompt_length, "prompt_length"))
+    length = integer(prompt_length, "prompt_length")
     if getattr(model, "dim", arrays.dim) != arrays.dim:
         raise InvalidInput(f"the task has dim = {arrays.dim}, the model {model.dim}.")
     rho = float(finite(ridge, "ridge"))
@@ -117,13 +119,13 @@ def fit_readouts(
     X, y = _draw(arrays, length, 1, np.random.default_rng(root))
     layers, _, points, width = checked_states(model, X, y).shape
     needed = -(-_PAIRS * (width + 1) // points)
-    total = 2 * needed if prompts is None else int(positive_integers(prompts, "prompts"))
+    total = 2 * needed if prompts is None else integer(prompts, "prompts")
     if total < needed:
         raise InvalidInput(
             f"{total} prompts give {total * points} pairs of prompt and prefix; {width + 1} "
             f"coefficients need {_PAIRS * (width + 1)}: pass prompts={needed} or more."
         )
-    rows = _rows(layers, points, width) if batch is None else int(positive_integers(batch, "batch"))
+    rows = _rows(layers, points, width) if batch is None else integer(batch, "batch")
     moments = torch.zeros(layers, width + 2, width + 2, dtype=torch.float64)
     for X, y in _batches(arrays, length, total, rows, root):
         states = _features(checked_states(model, X, y), normalize).flatten(1, 2)

@@ -17,7 +17,7 @@ from icltheory.krylov import ConjugateGradient
 from icltheory.solvers import GradientDescent, IterativeNewton
 from icltheory.spectral import Solver
 from icltheory.symbols import frobenius, lam_max, lam_min, trace
-from numeric.arrays import positive_integers
+from numeric.arrays import integer
 from numeric.finite.models import count
 from numeric.finite.transformer import SequenceModel
 
@@ -66,7 +66,7 @@ class SolverModel(SequenceModel):
                 f"in lam_min, lam_max, trace and frobenius."
             )
         self.solver, self.dim, self.layers = solver, count(dim, "dim"), count(layers, "layers")
-        self.steps_per_layer = int(positive_integers(steps_per_layer, "steps_per_layer"))
+        self.steps_per_layer = integer(steps_per_layer, "steps_per_layer")
 
     def step_weights(self, X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The weights of every layer and prefix, (layers + 1, B, N, d)."""

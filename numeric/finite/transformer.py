@@ -49,8 +49,23 @@ class SequenceModel(nn.Module):
         y = torch.cat([y, torch.zeros_like(query[:, :1])], dim=1)
         return self.predict_all(X, y)[:, -1]
 
+    def query_states(self, X: torch.Tensor, y: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """States at several queries after the same examples, (layers + 1, B, T, width).
+
+        X (B, n, d), y (B, n), queries (B, T, d). Here every query has a copy of the prompt.
+        """
+        size, count = queries.shape[:2]
+        X, y = X.repeat_interleave(count, 0), y.repeat_interleave(count, 0)
+        X = torch.cat([X, queries.flatten(0, 1)[:, None]], dim=1)
+        states = self.hidden_states(X, torch.cat([y, torch.zeros_like(y[:, :1])], dim=1))
+        return states[:, :, -1].unflatten(1, (size, count))
+
     def check(self, X: torch.Tensor, y: torch.Tensor) -> None:
         """`InvalidInput` unless X and y are prompts that the model can take."""
+        if not (isinstance(X, torch.Tensor) and isinstance(y, torch.Tensor)):
+            raise InvalidInput(
+                f"X has type {type(X).__name__}, y {type(y).__name__}; pass torch tensors."
+            )
         if X.ndim != 3 or X.shape[-1] != self.dim or y.shape != X.shape[:2]:
             raise InvalidInput(
                 f"X has shape {tuple(X.shape)} and y {tuple(y.shape)}; they must be (B, N, {self.dim}) "
@@ -162,6 +177,27 @@ class Transformer(SequenceModel):
     def hidden_states(self, X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """States at the x tokens, (layers + 1, B, N, width), before the final normalisation."""
         return torch.stack([states[:, ::2] for states in self._states(X, y)])
+
+    def query_states(self, X: torch.Tensor, y: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """States at queries (B, T, d) after the examples, (layers + 1, B, T, width).
+
+        All queries of a prompt are computed at once: each stands at the position of the next
+        token, and sees the examples and itself.
+        """
+        self.check(torch.cat([X, queries[:, :1]], dim=1), torch.cat([y, y[:, :1]], dim=1))
+        count, examples = queries.shape[1], 2 * X.shape[1]
+        last = torch.zeros_like(X[:, :1]), torch.zeros_like(y[:, :1])
+        tokens = interleaved(*(torch.cat(pair, dim=1) for pair in zip((X, y), last, strict=True)))
+        tokens = torch.cat([tokens[:, :-1], queries], dim=1)
+        places = torch.arange(examples + count).clamp_max(examples)
+        hidden = torch.ones(examples + count, examples + count, dtype=torch.bool).triu(1)
+        hidden[examples:, examples:] = ~torch.eye(count, dtype=torch.bool)
+        states = self.read_in(tokens.to(self.positions)) + self.positions[places]
+        mask = torch.zeros(hidden.shape).masked_fill(hidden, float("-inf")).to(states)
+        found = [states]
+        for block in self.blocks:
+            found.append(block(found[-1], src_mask=mask))
+        return torch.stack([states[:, examples:] for states in found])
 
     def read_out(self, states: torch.Tensor) -> torch.Tensor:
         """Final normalisation and linear read-out."""

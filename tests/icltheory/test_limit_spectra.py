@@ -1,5 +1,7 @@
 """Limit spectra and the density near zero: moments, resolvents, Stieltjes equation, known constants."""
 
+import math
+
 import mpmath
 import pytest
 import sympy as sp
@@ -28,6 +30,13 @@ def test_moments_are_narayana_sums_and_limits_of_the_finite_ones(power):
     finite = sp.expand(icl.wishart_trace_moment(power).subs(d, G * n) / (G * n ** (power + 1)))
     assert sp.expand(sp.limit(finite, n, sp.oo) - moment) == 0
     assert icl.limit_trace_moment(power, 1) == sp.catalan(power)
+
+
+def test_many_moments():
+    """Order 60 in gamma against Narayana's numbers; the recursion runs in a polynomial ring."""
+    found = sp.Poly(icl.limit_trace_moment(60), sp.Symbol("gamma", positive=True))
+    numbers = [math.comb(60, j + 1) * math.comb(60, j) // 60 for j in range(60)]
+    assert found.all_coeffs() == numbers[::-1]
 
 
 def test_general_covariance_solves_the_stieltjes_equation():

@@ -337,6 +337,31 @@ def test_floats_become_the_rationals_they_show():
     assert isinstance(icl.GradientDescent(0.1), PowerSolver)
 
 
+@pytest.mark.parametrize("kind", [icl.HeavyBall, icl.Nesterov, icl.Chebyshev, icl.IterativeNewton])
+def test_rules_stay_in_the_polynomials(kind):
+    """Coefficients keep the rules of the spectrum unexpanded: 12 steps take a moment."""
+    count = 3 if kind is icl.IterativeNewton else 12
+    rule, fixed = kind(), kind().optimal(1, 5)
+    numbers = {lam: R(7, 3), lam_min: 1, lam_max: 5}
+
+    def number(expr):
+        return float(sp.sympify(expr).xreplace(numbers).evalf(30))
+
+    def sum_of(coefficients):
+        return sum(number(c) * (7 / 3) ** j for j, c in enumerate(coefficients))
+
+    r, q = number(fixed.residual_filter(count)), number(fixed.solution_filter(count))
+    for residual in (
+        number(rule.residual_filter(count)),
+        sum_of(rule.residual_polynomial(count)),
+        1 - 7 / 3 * number(rule.solution_filter(count)),
+        1 - 7 / 3 * q,
+    ):
+        assert residual == pytest.approx(r, abs=1e-9)
+    assert sum_of(rule.solution_polynomial(count)) == pytest.approx(q, abs=1e-9)
+    assert abs(number(rule.residual_filter(count - 1)) - r) > 1e-6
+
+
 TEXT = "__import__('os').mkdir('made')"
 REFUSED = {
     "negative step": (lambda: icl.GradientDescent(-0.1), "step_size = -0.1 is not positive"),

@@ -171,6 +171,22 @@ def test_maps_between_other_solvers():
     assert float(risk.expr) == pytest.approx(0.6759782 * math.sqrt(1e-4 * 1024) / 0.01, rel=1e-6)
 
 
+@pytest.mark.parametrize("nu", [0, 20, 200])
+def test_the_cosine_constant_by_another_special_function(nu):
+    """J_h(x) = 2^-h Gamma(h) U(h/2, 1/2, x^2/4), without the cancellation of its two parts."""
+    half = mpmath.mpf(nu + 1) / 2
+
+    def overlap(h, x):
+        return 2**-h * mpmath.gamma(h) * mpmath.hyperu(h / 2, 0.5, x * x / 4)
+
+    def slope(x):
+        return half - 2 * x * overlap(half + 1, x) / overlap(half, x)
+
+    with mpmath.workdps(40):
+        found = mpmath.mpf(str(icl.cosine_constant(nu)))
+        assert slope(found * (1 - mpmath.mpf(10) ** -13)) > 0 > slope(found * (1 + 1e-13))
+
+
 def test_refusals():
     newton, descent = icl.IterativeNewton(ALPHA), icl.GradientDescent(ETA)
     with pytest.raises(icl.InvalidInput, match="no late residual"):

@@ -54,6 +54,28 @@ def test_regions_are_drawn():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["two heads"]
 
 
+def test_regions_meet_where_the_risks_are_equal():
+    variances = np.geomspace(0.05, 1, 6)
+    tasks = [icl.LinearRegression(dim=2, coef_mean=[1, 0], coef_cov=w / 2) for w in variances]
+    lengths = np.unique(np.geomspace(3, 200, 12).astype(int))
+    found = numeric.architecture_map(tasks, lengths, variances, "variance", title="T", caption="C")
+    ax = found.draw()
+    assert (ax.get_title(loc="left"), found.caption) == ("T", "C")
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["two heads", "prior alone"]
+    edge = ax.collections[0].get_paths()[0].vertices
+    # The crossing, n - 1 = c / w without noise, lies on the boundary of the region of two heads.
+    w = variances[2]
+    crossing = float(icl.prior_crossing(tasks[2], TWO))
+    at = edge[np.isclose(edge[:, 1], w), 0]
+    assert np.min(np.abs(np.log(at / crossing))) < 0.03
+    assert np.min(np.abs(np.log(at / (1.2 * crossing)))) > 0.03
+    data, how = found._repr_png_()
+    assert data.startswith(b"\x89PNG")
+    assert how["alt"] == "T. C"
+    assert repr(found) == "ArchitectureMap('variance': one head, two heads, prior alone)"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -10,13 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sympy as sp
 import test_runner as fakes
 
 import icltheory as icl
 import numeric
-from numeric import cli
+from icltheory import symbols
+from numeric import cli, derive_command
 from numeric.claims import runner
 from numeric.display import Display
+from numeric.formula_forms import described
+from numeric.text_numbers import prompt_lengths
 
 
 def refusal(capsys, *argv):
@@ -60,8 +64,35 @@ def test_version_and_help(capsys):
         (["derive", "loss-constant", "--heads", "3"], "no canonical family"),
         (["derive", "finite-prompt-risk"], "numeric.exact_risk"),
         (["derive", "multihead-gain", "--heads", "2"], "--heads says nothing about multihead-gain"),
-        (["derive", "multihead-gain", "--attention", "linear"], "leave --attention out"),
-        (["derive", "consistency", "--attention", "linear"], "leave --attention out"),
+        (["derive", "multihead-gain", "--attention", "linear"], "--attention says nothing about multihead"),
+        (["derive", "consistency", "--attention", "linear"], "--attention says nothing about consistency"),
+        (["derive", "approximation-error", "--attention", "linear"], "--attention says nothing"),
+        (["derive", "loss-constant", "--attention", "cubic"], "'cubic' is not one of softmax, linear"),
+        (["derive", "loss-constant", "--scores", "k;1"], "'k;1' is not a number"),
+        (["derive", "loss-constant", "--scores", "exit()", "--values", "1"], "'exit()' is not a number"),
+        (["derive", "loss-constant", "--heads", "2", "--scores", "1"], "1 scores for 2 heads"),
+        (["derive", "loss-constant", "--values", "1"], "--values says nothing about loss-constant"),
+        (["derive", "pair-scale", "--local", "1,1"], "--local says nothing about pair-scale"),
+        (["derive", "pair-scale", "--order", "3"], "--order says nothing about pair-scale"),
+        (["derive", "pair-scale", "--skip"], "--skip says nothing about pair-scale"),
+        (["derive", "pair-slope", "--include-query"], "--include-query says nothing about pair-slope"),
+        (["derive", "pair-slope", "--heads", "1"], "no pair of opposite heads"),
+        (["derive", "pair-constant", "--family", "cubic"], "'cubic' is not one of symmetric, one-sided"),
+        (["derive", "prior-crossing"], "needs a number for --dim"),
+        (["derive", "prior-crossing", "--dim", "3", "--prior-norm=-1"], "a squared norm is not"),
+        (["derive", "prior-crossing", "--dim", "3", "--prior-var", "0"], "coef_cov is zero"),
+        (["derive", "prior-crossing", "--dim", "3", "--prior-var", "w"], "or the word prior_var"),
+        (["derive", "local-constant", "--local", "1"], "must be a pair"),
+        (["derive", "local-constant", "--local", "rho,0"], "tau"),
+        (["derive", "local-constant", "--local", "a,b"], "or the word rho or local_std"),
+        (["derive", "width-constant", "--dim", "6"], "width-constant needs --width"),
+        (["derive", "block-constant", "--dim", "6"], "block-constant needs --blocks, for example"),
+        (["derive", "block-constant", "--dim", "6", "--blocks", "3,2"], "5 dimensions, the task has 6"),
+        (["derive", "product-bias", "--features", "normal"], "'normal' is not one of cumulants, uniform"),
+        (["derive", "product-head-constant", "--features", "uniform"], "no 1/n law"),
+        (["derive", "convention-table", "--latex"], "is a table of words"),
+        (["derive", "convention-table", "--dim", "5"], "--dim says nothing about convention-table"),
+        (["derive", "block-dimension-limit", "--python"], "that Python's math module lacks"),
         (["derive", "loss-constant", "--attention", "linear", "--heads", "2"], "linear attention"),
         (["derive", "consistency", "--python"], "is about matrices"),
         (["derive", "loss-constant", "--latex", "--text"], "not allowed with"),
@@ -166,16 +197,141 @@ def test_numbers_are_read_exactly(capsys):
     assert "\n    23/3\n" in text
 
 
-@pytest.mark.parametrize("name", sorted(cli._FORMULAS))
-def test_every_formula_is_derived_as_text_and_latex(capsys, name):
-    layer = ["--heads", "2"] if name == "finite-prompt-risk" else []
-    text = output(capsys, "derive", name, *layer)
-    assert "source:" in text
-    assert output(capsys, "derive", name, "--latex", *layer)
+# What a formula needs to be told.
+NEEDED = {
+    "finite-prompt-risk": ["--heads", "2"],
+    "optimal-finite-prompt-risk": ["--heads", "2"],
+    "width-constant": ["--dim", "6", "--width", "6"],
+    "block-constant": ["--dim", "6", "--blocks", "3,3", "--signs=1,-1"],
+    "prior-crossing": ["--dim", "3"],
+    "tight-prior-constant": ["--dim", "3"],
+    "optimal-tight-prior-constant": ["--dim", "3", "--feature-values"],
+    "tight-prior-threshold": ["--dim", "3", "--feature-values"],
+}
+FORMULAS = sorted(set(derive_command.FORMULAS) - {"convention-table"})
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_formula_is_derived_and_its_symbols_are_described(capsys, monkeypatch, name):
+    shown, text = [], derive_command.FORMS["text"]
+    monkeypatch.setitem(derive_command.FORMS, "text", lambda f: shown.append(f) or text(f))
+    options = NEEDED.get(name, [])
+    assert "source: " in output(capsys, "derive", name, *options)
+    assert "\n% source: " in output(capsys, "derive", name, *options, "--latex")
+    assert shown
+    for formula in shown:
+        for info in described(formula):
+            assert info == symbols.describe(info.symbol)
+            assert info.meaning != "given by the user"
+
+
+def test_a_name_of_the_table_is_one_symbol():
+    assert len({symbol.name for symbol in symbols.TABLE}) == len(symbols.TABLE)
+
+
+def test_a_minimiser_is_described(capsys):
+    text = output(capsys, "derive", "block-dimension-limit", "--heads", "4")
+    assert "minimiser: y = " in text
+    assert "    y: t d/H of equal block heads, > 0\n" in text
+
+
+def test_the_table_of_conventions(capsys):
+    text = output(capsys, "derive", "convention-table")
+    for row in icl.convention_table():
+        assert f"{row['name']}:\n    layer: {row['layer']}\n" in text
+
+
+def general(**options):
+    return icl.LinearRegression(noise_var=symbols.noise_var, **options)
+
+
+SAME = {
+    "optimal-loss-constant --heads 2 --local 1,1/2 --dim 5": lambda: icl.optimal_loss_constant(
+        general(dim=5, local=(1, 0.5)), icl.SoftmaxAttention(heads=2)
+    ),
+    "loss-constant --dim 5 --scores=1/4,-1/4 --values=2,-2": lambda: icl.loss_constant(
+        general(dim=5), icl.SoftmaxAttention(scores=[0.25, -0.25], values=[2, -2])
+    ),
+    "loss-constant --dim 3 --prior-norm 2 --prior-var 6 --noise-var 0": lambda: icl.loss_constant(
+        icl.LinearRegression(3, coef_cov=2, coef_mean=[sp.sqrt(2), 0, 0]),
+        icl.SoftmaxAttention(heads=1),
+    ),
+    "small-pair-risk --include-query": lambda: icl.small_pair_risk(
+        fakes.GENERAL, icl.SoftmaxAttention(heads=2, include_query=True)
+    ),
+    "shift-floor --dim 5 --noise-var 0 --local 1,1 --tested 0,1": lambda: icl.shift_floor(
+        icl.LinearRegression(5, local=(1, 1)),
+        icl.LinearRegression(5),
+        icl.SoftmaxAttention(heads=2),
+    ),
+    "bayes-risk-expansion --order 3": lambda: icl.bayes_risk_expansion(fakes.GENERAL, 3),
+    "rank-floor --dim 5 --rank 2": lambda: icl.rank_floor(general(dim=5), 2),
+    "product-bias --features uniform": lambda: icl.product_bias(
+        fakes.GENERAL, icl.UniformCube(dim=1, half_width=sp.sqrt(3))
+    ),
+    "equal-block-constant --heads 4 --sign-sum 0": lambda: icl.equal_block_constant(
+        fakes.GENERAL, 4, 0
+    ),
+    "solver-risk --steps 2 --step-size .01 --length 20 --dim 20": lambda: icl.solver_risk(
+        icl.GradientDescent(0.01), 2, n=20, d=20, noise_var=symbols.noise_var
+    ),
+    "solver-risk --solver least-squares --noise-var 0": lambda: icl.solver_risk(
+        icl.OrdinaryLeastSquares()
+    ),
+    "late-solver-risk --solver newton --order 1": lambda: icl.late_solver_risk(
+        icl.IterativeNewton(symbols.alpha), symbols.steps, order=1
+    ),
+    "matched-steps --solver newton-identity --scale .01 --step-size .02": lambda: icl.matched_steps(
+        icl.IterativeNewton(0.01, start="I"), icl.GradientDescent(0.02)
+    ),
+    "matching-constant --criterion cosine --nu 0": lambda: icl.matching_constant("cosine", 0),
+    "solver-steps --solver heavy-ball": lambda: icl.HeavyBall().steps_formula(),
+}
+
+
+@pytest.mark.parametrize("line", SAME)
+def test_options_are_the_arguments_of_the_function(capsys, line):
+    shown = output(capsys, "derive", *line.split(), "--latex")
+    assert shown.splitlines()[0] == SAME[line]().latex()
+
+
+def test_options_pass_where_the_function_supports_them():
+    head = icl.SoftmaxAttention(heads=2, include_query=True)
+    assert "include_query" not in icl.pair_slope.supports
+    with pytest.raises(icl.InvalidInput, match="include_query"):
+        icl.pair_slope(fakes.GENERAL, head)
+    assert "include_query" in icl.small_pair_risk.supports
+    assert icl.small_pair_risk(fakes.GENERAL, head).expr.free_symbols
+
+
+def test_moments_and_filters_are_shown_as_formulas(capsys):
+    moment = output(
+        capsys, "derive", "wishart-trace-moment", "--power=4", "--length=40", "--dim=20"
+    )
+    assert f"\n    {icl.wishart_trace_moment(4, 40, 20)}\n" in moment
+    ridge = icl.optimal_ridge(noise_var=symbols.noise_var).residual_filter()
+    assert f"\n    {ridge}\n" in output(capsys, "derive", "optimal-ridge")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("solver-risk --solver bfgs", "'bfgs' is not one of gradient-descent, newton"),
+        ("solver-risk --scale 2", "--scale says nothing about solver-risk"),
+        ("solver-risk --solver least-squares --steps 2", "--steps says nothing"),
+        ("solver-risk --steps=-1", "'-1' is not an integer of at least 0"),
+        ("solver-risk --solver ridge", "no polynomial"),
+        ("solver-steps --step-size 2", "--step-size says nothing about solver-steps"),
+        ("matching-constant --criterion cosine", "needs --nu, for example --nu 0"),
+        ("matching-constant --nu 3", "--nu says nothing about matching-constant"),
+    ],
+)
+def test_options_of_solvers_that_have_no_meaning(capsys, line, message):
+    assert message in refusal(capsys, "derive", *line.split())
 
 
 def test_formulas_about_no_task_refuse_its_options(capsys):
-    assert "leave --dim" in refusal(capsys, "derive", "phase-exponent", "--dim", "5")
+    assert "--dim says nothing" in refusal(capsys, "derive", "phase-exponent", "--dim", "5")
 
 
 # -- predict ---------------------------------------------------------------------------------------
@@ -237,10 +393,10 @@ def test_predict_draws(capsys, tmp_path, suffix):
 
 
 def test_lengths_are_rising_integers_without_repetition():
-    lengths = cli._lengths("1:50:64")
+    lengths = prompt_lengths("1:50:64")
     assert lengths == sorted(set(lengths))
     assert (lengths[0], lengths[-1]) == (1, 50)
-    assert cli._lengths("7:7:3") == [7]
+    assert prompt_lengths("7:7:3") == [7]
 
 
 # -- validate --------------------------------------------------------------------------------------

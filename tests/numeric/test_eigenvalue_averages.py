@@ -164,6 +164,15 @@ def test_limit_is_approached_by_finite_sizes():
     assert gaps[1] / gaps[2] == pytest.approx(2, rel=0.1)
 
 
+def test_constants_and_growing_functions():
+    assert float(numeric.wishart_average(lambda x: 1.0, 5, 3)) == pytest.approx(3, rel=1e-12)
+    # One eigenvalue is a chi-square: E exp(x/5) = (1 - 2/5)^(-n/2); at 0.45 the tail is cut.
+    grown = float(numeric.wishart_average(lambda x: np.exp(x / 5), 4, 1))
+    assert grown == pytest.approx(0.6**-2, rel=1e-10)
+    with pytest.raises(OutOfDomain, match="out of reach"):
+        numeric.wishart_average(lambda x: np.exp(0.49 * x), 4, 1)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -181,6 +190,8 @@ def test_limit_is_approached_by_finite_sizes():
             "float64",
         ),
         (lambda: numeric.wishart_average(lambda x: 1 / x, 5, 5), OutOfDomain, "does not settle"),
+        (lambda: numeric.wishart_average(np.exp, 5, 5), OutOfDomain, "grows so fast"),
+        (lambda: numeric.wishart_average(lambda x: x[:2], 5, 5), InvalidInput, "must return"),
         (lambda: numeric.wishart_density([-1.0], 3, 3), InvalidInput, "eigenvalues > 0"),
         (lambda: numeric.wishart_eigenvalues(3, 3, 0), InvalidInput, "at least 1"),
         (lambda: numeric.wishart_eigenvalues(3, 3, 5, seed=-1), InvalidInput, "seed"),

@@ -140,6 +140,8 @@ def test_newton_steps_are_matched_by_conjugate_gradients_linearly():
     ("change", "message"),
     [
         ({"X": np.ones((2, 3))}, "pass X of"),
+        ({"X": np.full((2, 3, 1), np.nan)}, "no finite numbers"),
+        ({"y": np.full((2, 3), np.inf)}, "no finite numbers"),
         ({"update": "newton"}, "not 'bfgs', 'dfp'"),
         ({"update": "dfp", "memory": 2}, "update='bfgs'"),
         ({"memory": 0}, "memory = 0"),

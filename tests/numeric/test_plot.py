@@ -5,10 +5,11 @@ from dataclasses import asdict, replace
 from xml.etree import ElementTree
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 
 from icltheory.errors import InvalidInput
-from numeric.plot import Figure, Series, draw, save, to_svg, write_atomically
+from numeric.plot import Figure, Series, SideBySide, draw, save, to_svg, write_atomically
 
 LINES = (
     Series("one head, predicted", (10.0, 100.0, 1000.0), (0.6, 0.15, 0.018)),
@@ -61,6 +62,14 @@ def test_log_ticks_are_plain_numbers():
     assert "1e+06" in {label.get_text() for label in ax.get_xticklabels()}
 
 
+def test_counts_have_whole_ticks():
+    layers = Series("", (2, 3, 4, 5, 6), (1, 2, 3, 4, 5))
+    for shift, whole in ((0, True), (0.5, False)):
+        moved = replace(layers, x=[x + shift for x in layers.x])
+        ax = draw(Figure("", "", "", "", (), (moved,), logx=False, logy=False))
+        assert all(float(x).is_integer() for x in ax.get_xticks()) == whole
+
+
 def test_given_axes_are_used_and_nothing_global_changes():
     from matplotlib import pyplot as plt
 
@@ -80,6 +89,41 @@ def test_an_empty_figure_draws():
 
 def test_figures_survive_the_way_through_a_dict():
     assert Figure.from_dict(asdict(FIGURE)) == FIGURE
+
+
+def test_series_take_arrays_and_refuse_unequal_lengths():
+    x = np.array([1, 2])
+    assert Series("", x, x / 4, 0.1 * x) == Series("", (1.0, 2.0), (0.25, 0.5), (0.1, 0.2))
+    for y, error in ((x[:1], ()), (x, x[:1])):
+        with pytest.raises(InvalidInput, match=r"2 x, . y and . errors"):
+            Series("", x, y, error)
+
+
+def test_a_notebook_shows_the_figures_above_their_captions(monkeypatch):
+    pages = []
+    monkeypatch.setattr("numeric.plot.to_png", lambda page: pages.append(page) or b"")
+    caption = "What is seen, in more words than one line of text below the figure can hold. " * 2
+    for shown, axes in ((FIGURE, 1), (SideBySide(FIGURE, replace(FIGURE, caption=caption)), 2)):
+        _, how = shown._repr_png_()
+        page = pages.pop()
+        assert len(page.axes) == axes
+        assert how["alt"].startswith("One head & two. What is seen.")
+        page.canvas.draw()
+        for ax in page.axes:
+            (text,) = ax.texts
+            inside = text.get_window_extent()
+            assert inside.y0 > 0  # not cut off
+            assert inside.x1 < page.bbox.width
+            assert inside.y1 < ax.xaxis.label.get_window_extent().y0
+    with pytest.raises(InvalidInput, match="at least one"):
+        SideBySide()
+
+
+def test_pictures_of_a_notebook_are_small():
+    data, how = FIGURE._repr_png_()
+    assert data.startswith(b"\x89PNG")
+    assert len(data) < 50_000
+    assert how["width"] == 614
 
 
 def ids(svg):

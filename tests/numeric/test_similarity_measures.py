@@ -104,6 +104,8 @@ def test_excess_removes_the_common_floor():
         (lambda: numeric.similarity_of_errors(A, A, range(5)), "one number a column"),
         (lambda: numeric.similarity_of_errors(A, A, window=(7, 9)), "no prefix is used"),
         (lambda: numeric.similarity_of_errors(A, A, window=(-1, 9)), "window = -1"),
+        (lambda: numeric.similarity_of_errors(A, A, window=3), r"pass \(first, last\)"),
+        (lambda: numeric.similarity_of_errors(A, A, window=(1, 2, 3)), r"pass \(first, last\)"),
         (lambda: numeric.similarity_of_errors(0 * A, A), "zero or rounding"),
         (lambda: numeric.similarity_of_errors(A, A, reference=A[:, :5, 0]), "one learner"),
         (lambda: numeric.similarity_of_weights(U, V[..., :3]), "dimension"),

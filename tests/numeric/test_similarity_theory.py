@@ -168,6 +168,11 @@ def test_shapes():
             "starts",
         ),
         (
+            lambda: expected_similarity_of_errors(GD, 1, GD, 1, points=3, d=2, starts=1),
+            InvalidInput,
+            "pass two numbers",
+        ),
+        (
             lambda: expected_similarity_of_errors(
                 icl.GradientDescent(1.0), 1, GD, 1, points=9, d=9
             ),

@@ -331,6 +331,13 @@ def risk(solver=GD, steps=3, **options):
         (lambda: risk(steps=[]), InvalidInput, "empty"),
         (lambda: risk(steps=icl.symbols.steps), InvalidInput, "contains symbols"),
         (lambda: risk(n=0), InvalidInput, "at least 1"),
+        (lambda: risk(n=[3, 4]), InvalidInput, r"n has shape \(2,\); pass one integer"),
+        (lambda: risk(icl.GradientDescent(n)), InvalidInput, "still contains n"),
+        (
+            lambda: risk(icl.IterativeNewton(1e-3), 2000, expectation="literal"),
+            OutOfDomain,
+            "range of float64",
+        ),
         (lambda: risk(noise_var=-1), InvalidInput, "negative"),
         (lambda: risk(start=-1), InvalidInput, "negative"),
         (lambda: risk(expectation="mean"), InvalidInput, "not 'stable' or 'literal'"),

@@ -340,6 +340,15 @@ def test_the_worst_prompt_is_named():
         numeric.run_solvers(X, np.ones((3, 2)), icl.Chebyshev(lam_max, 2), [1])
 
 
+def test_numbers_of_steps_beyond_any_power():
+    """2^steps is never formed: 10^15 steps are those that have converged."""
+    data = numeric.solver_prompts(3, 6, 4, seed=2)
+    for solver in (icl.IterativeNewton(1 / frobenius), icl.HyperPower(3, 1 / lam_max)):
+        run = numeric.run_solvers(data.features, data.labels, solver, [10**9, 10**15], [6])
+        gap = run.weights - data.coefficients[:, None, None]
+        assert np.abs(gap).max() < 1e-10
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -366,6 +375,8 @@ def test_the_worst_prompt_is_named():
         ({"w0": np.ones(2)}, r"w0 has shape \(2,\)"),
         ({"dtype": np.int64}, "dtype"),
         ({"dtype": np.float16}, "dtype"),
+        ({"dtype": "foo"}, "dtype = 'foo' is not numpy.float64"),
+        ({"solvers": icl.IterativeNewton(3 / lam_max**2)}, r"prefixes\); the worst is"),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused(change, message):

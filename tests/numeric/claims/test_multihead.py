@@ -9,7 +9,7 @@ import json
 import pytest
 
 from numeric.claims import head_experiments as study
-from numeric.claims import multihead  # noqa: F401
+from numeric.claims import multihead
 from numeric.claims.base import CLAIMS, ClaimResult, Effort
 from numeric.montecarlo import Estimate
 from numeric.risk import optimal_risk
@@ -17,7 +17,7 @@ from numeric.risk import optimal_risk
 TINY = Effort(
     "tiny", prompts=2_000, training_steps=1, prompt_lengths=(20, 40), compared_lengths=(40,)
 )
-IDS = [claim for claim in CLAIMS if claim.startswith("multihead")]
+IDS = [name for name, claim in CLAIMS.items() if claim.experiment.__module__ == multihead.__name__]
 EXACT = 0
 
 

@@ -208,6 +208,7 @@ def test_gradient_descent_by_construction(n, d):
         ((0, 4, 1, 0.1), "dim = 0"),
         ((2, 0, 1, 0.1), "prompt_length = 0"),
         ((2, 4, -1, 0.1), "steps = -1"),
+        ((2, 4, [1], 0.1), r"steps has shape \(1,\)"),
         ((2, 4, 1, 0.0), "scale = 0 must be positive"),
         ((2, 4, 1, float("nan")), "scale contains NaN"),
         ((2, 4, 1, 0.1, "SS"), "start = 'SS' is not one of S, I"),

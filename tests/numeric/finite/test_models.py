@@ -66,6 +66,54 @@ def test_softmax_equals_the_loop(heads, merged):
     assert np.abs(prediction - swapped).max() > 1e-3
 
 
+LIMITED = [{"head_width": 1}, {"head_width": 2}, {"head_width": 5}, {"scores": "scalar"}]
+
+
+@pytest.mark.parametrize("options", LIMITED, ids=str)
+def test_limited_scores_equal_the_loop(options):
+    model = finite.SoftmaxAttention(3, 2, score_std=0.7, seed=4, **options)
+    set_values(model, RNG.standard_normal(2))
+    tensors = prompt()
+    arrays = [tensor.numpy() for tensor in tensors]
+    matrices = model.score_matrices()
+    expected = softmax_loop(matrices, model.values(), *arrays)
+    np.testing.assert_allclose(model(*tensors).detach().numpy(), expected, rtol=0, atol=1e-12)
+    if "head_width" in options:
+        assert not model.merged
+        assert model.K.shape == model.Q.shape == (2, options["head_width"], 3)
+        assert set(np.linalg.matrix_rank(matrices)) == {min(3, options["head_width"])}
+    else:
+        k = model.k.detach().numpy()
+        np.testing.assert_array_equal(matrices, k[:, None, None] * np.eye(3))
+        assert model.learned(icl.LinearRegression(dim=3)).score_scales == pytest.approx(k)
+        assert model.learned(icl.LinearRegression(dim=3, feature_cov=[1, 2, 3])).off_scalar[0] > 0.1
+    spec = model.specification()
+    assert [np.array(a.tolist(), float).tolist() for a in spec.scores] == matrices.tolist()
+
+
+@pytest.mark.parametrize("options", LIMITED, ids=str)
+def test_limited_layers_are_saved_and_trained_together(options, tmp_path):
+    model = finite.SoftmaxAttention(4, 2, seed=2, **options)
+    loaded = finite.load(finite.save(model, tmp_path / "model.pt"))
+    assert loaded.config == model.config == {**loaded.config, **options}
+    np.testing.assert_array_equal(loaded.score_matrices(), model.score_matrices())
+    task, settings = icl.LinearRegression(dim=4), {"steps": 5, "batch_size": 8, "progress": False}
+    run = finite.train(loaded, task, 6, **settings)
+    assert not np.array_equal(loaded.score_matrices(), model.score_matrices())
+    (again,) = finite.train_many([model], [(task, 6)], **settings)
+    np.testing.assert_allclose(again.loss, run.loss, rtol=1e-10)
+
+
+def test_limited_heads_start_on_blocks_with_the_sign_of_their_value():
+    model = finite.SoftmaxAttention(4, 2, head_width=2, score_std=1e-6)
+    blocks = model.score_matrices() / 1e-6
+    assert np.diag(blocks[0]) == pytest.approx([1, 1, 0, 0], abs=0.02)
+    assert np.diag(blocks[1]) == pytest.approx([0, 0, -1, -1], abs=0.02)
+    same = finite.SoftmaxAttention(4, 2, head_width=4, values="same", score_std=1e-6, value_size=2)
+    assert np.diag(same.score_matrices()[1]) / 1e-6 == pytest.approx([1] * 4, abs=0.02)
+    assert list(same.values()) == [2, 2]
+
+
 @pytest.mark.parametrize("centered", [False, True])
 def test_linear_equals_the_loop(centered):
     model = finite.LinearAttention(3, centered=centered, score_std=1.0)
@@ -173,6 +221,12 @@ def test_start_signs_and_seeds():
         ({"dim": 2.5}, "dim = 2.5"),
         ({"dim": 2, "heads": 0}, "heads = 0"),
         ({"dim": 2, "values": "mixed"}, "values = 'mixed' is not one of opposite, same, random"),
+        ({"dim": 2, "value_size": 0}, "value_size = 0 must be positive"),
+        ({"dim": 2, "scores": "vector"}, "scores = 'vector' is not one of matrix, scalar"),
+        ({"dim": 2, "head_width": 0}, "head_width = 0 is not an integer of at least 1"),
+        ({"dim": 2, "head_width": 1, "merged": True}, "head_width limits .* leave merged out"),
+        ({"dim": 2, "scores": "scalar", "merged": False}, "scalar scores k_h I have no keys"),
+        ({"dim": 2, "scores": "scalar", "head_width": 1}, "leave merged and head_width out"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

@@ -281,8 +281,8 @@ def test_averaged_training_is_the_mean_course_of_training():
 
 
 def test_averaged_training_refuses_other_layers_and_large_scores():
-    with pytest.raises(InvalidInput, match=r"only, not for SoftmaxAttention"):
-        finite.train(finite.SoftmaxAttention(3), TASK, 5, steps=1, average_prompts=True)
+    with pytest.raises(InvalidInput, match=r"one softmax head .* not for 2 heads"):
+        finite.train(finite.SoftmaxAttention(3, 2), TASK, 5, steps=1, average_prompts=True)
     model = finite.TokenAttention.from_blocks(100 * np.eye(3), 1)
     with pytest.raises(icl.OutOfDomain, match="standard deviation"):
         finite.train(model, TASK, 5, steps=1, average_prompts=True)

@@ -180,6 +180,8 @@ def test_wrong_prompts_are_refused():
         model.predict_all(X[..., :2], y)
     with pytest.raises(InvalidInput, match=r"y \(2, 5\)"):
         model.predict_all(X[:, :6], y[:, :5])
+    with pytest.raises(InvalidInput, match="type ndarray, y Tensor; pass torch tensors"):
+        model.predict_all(X[:, :6].numpy(), y[:, :6])
 
 
 # -- training ------------------------------------------------------------------------------------
