@@ -19,7 +19,6 @@ from sympy.polys.matrices import DomainMatrix
 from icltheory import checks
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula, Step
-from icltheory.solver_steps import positive
 from icltheory.solvers import Ridge, Solver
 from icltheory.spectral_risk import SOURCES, PromptLaw, solver_risk
 from icltheory.symbols import d as dim_symbol
@@ -220,7 +219,7 @@ def optimal_ridge(d: Any = dim_symbol, noise_var: Any = 1, coef_var: Any = None)
         raise InvalidInput(
             f"noise_var = {noise_var}: without noise least squares is the best filter."
         )
-    variance = 1 / dim if coef_var is None else positive(coef_var, "coef_var", "1")
+    variance = 1 / dim if coef_var is None else checks.positive(coef_var, "coef_var")
     weight, penalty = sp.Dummy("q"), sp.Dummy("c")
     error = variance * (1 - lam * weight) ** 2 + noise * lam * weight**2
     (best,) = sp.solve(sp.diff(error, weight), weight)

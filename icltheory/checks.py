@@ -65,6 +65,14 @@ def positive_integer(value: Any, name: str, example: str) -> sp.Expr:
     return expr
 
 
+def positive(value: Any, name: str, example: str = "1") -> sp.Expr:
+    """`value` as an exact expression that can be positive; `example` shows a right value."""
+    expr = scalar(value, name)
+    if expr.is_positive is False or (expr.is_number and not expr.is_positive):
+        raise InvalidInput(f"{name} = {value} is not positive; pass for example {name}={example}.")
+    return expr
+
+
 def nonnegative(value: Any, name: str) -> sp.Expr:
     """`value` as an exact expression that is not known to be negative."""
     expr = scalar(value, name)

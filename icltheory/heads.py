@@ -268,8 +268,7 @@ def rank_floor(task: LinearRegression, rank: Any) -> Formula:
                 "the eigenvalues of Sigma M can be ordered only for numbers; put numbers into the "
                 "task and the rank."
             )
-        x = sp.Dummy("x")
-        poly = sp.Poly(spectrum.to_matrix().charpoly(x).as_expr(), x)
+        poly = spectrum.to_matrix().charpoly()
         if poly.domain.is_QQ or poly.domain.is_ZZ:
             roots = poly.real_roots()
         else:  # irrational entries: the spectrum is real, and known to 30 digits

@@ -47,7 +47,7 @@ class ConjugateGradient(Solver):
         """
         steps = self._steps(steps)
         values = [
-            solver_steps.positive(x, f"eigenvalues[{i}]", "2")
+            checks.positive(x, f"eigenvalues[{i}]", "2")
             for i, x in enumerate(solver_steps.sequence(eigenvalues, "eigenvalues"))
         ]
         weights = [

@@ -23,7 +23,6 @@ from icltheory.laws.spectra import (
     edge_constants,
     limit_moments,
     marchenko_pastur_resolvent,
-    positive,
 )
 from icltheory.solvers import GradientFlow, OrdinaryLeastSquares, PowerSolver, Ridge, Solver
 from icltheory.spectral_risk import SOURCES, equation, polynomials, require_solver
@@ -68,7 +67,7 @@ def solver_risk_limit(
     exp(-8)*besseli(1, 8) + exp(-8)*besseli(0, 8)
     """
     require_solver(solver)
-    ratio = positive(gamma, "gamma")
+    ratio = checks.positive(gamma, "gamma")
     noise = checks.nonnegative(noise_var, "noise_var")
     if cov_moments is not None:
         moments = [checks.scalar(x, f"cov_moments[{i}]") for i, x in enumerate(cov_moments)]

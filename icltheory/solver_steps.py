@@ -28,17 +28,9 @@ _DIGITS = 60  # decimal digits, so that no power is decided by rounding
 # -- arguments -----------------------------------------------------------------------------------
 
 
-def positive(value: Any, name: str, example: str) -> sp.Expr:
-    """`value` as an exact expression that can be positive."""
-    expr = checks.scalar(value, name)
-    if expr.is_positive is False or (expr.is_number and not expr.is_positive):
-        raise InvalidInput(f"{name} = {value} is not positive; pass for example {name}={example}.")
-    return expr
-
-
 def set_positive(owner: Any, name: str, example: str) -> None:
     """Make the field `name` of a frozen object an exact positive expression, or refuse it."""
-    object.__setattr__(owner, name, positive(getattr(owner, name), name, example))
+    object.__setattr__(owner, name, checks.positive(getattr(owner, name), name, example))
 
 
 def sequence(values: Any, name: str) -> list[Any]:
@@ -72,7 +64,7 @@ def flow_time(value: Any) -> sp.Expr:
 
 def interval(lower: Any, upper: Any) -> tuple[sp.Expr, sp.Expr]:
     """0 < lower <= upper, exact."""
-    lower, upper = positive(lower, "lower", "1"), positive(upper, "upper", "10")
+    lower, upper = checks.positive(lower, "lower", "1"), checks.positive(upper, "upper", "10")
     if (upper - lower).is_negative:
         raise InvalidInput(f"lower = {lower} exceeds upper = {upper}; exchange them.")
     return lower, upper
@@ -80,7 +72,7 @@ def interval(lower: Any, upper: Any) -> tuple[sp.Expr, sp.Expr]:
 
 def accuracy_below_one(value: Any) -> sp.Expr:
     """0 < accuracy < 1, exact."""
-    expr = positive(value, "accuracy", "1e-6")
+    expr = checks.positive(value, "accuracy", "1e-6")
     if (1 - expr).is_positive is False or (expr.is_number and not expr < 1):
         raise InvalidInput(
             f"accuracy = {value} needs no step, the residual starts at 1; pass 0 < accuracy < 1."

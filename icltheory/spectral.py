@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 
 import sympy as sp
 
-from icltheory import filters, solver_steps
+from icltheory import checks, filters, solver_steps
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula
 from icltheory.symbols import frobenius, lam, lam_max, lam_min, trace
@@ -102,7 +102,7 @@ class Solver:
         eigenvalues: the nonzero eigenvalues of S, exact positive numbers or expressions.
         """
         values = [
-            solver_steps.positive(x, f"eigenvalues[{i}]", "2")
+            checks.positive(x, f"eigenvalues[{i}]", "2")
             for i, x in enumerate(solver_steps.sequence(eigenvalues, "eigenvalues"))
         ]
         if not values:

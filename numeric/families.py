@@ -160,7 +160,10 @@ def best_variant(
     if family.scaled is None and len(family.variants) == 1:
         return family.variants[0]
     flat = targets.reshape(len(targets), -1)
-    size = np.maximum((flat**2).sum(axis=1), np.finfo(float).tiny)
+    flat = flat[np.any(flat != 0, axis=1)]
+    if not len(flat):
+        return family.variants[0]
+    size = (flat**2).sum(axis=1)
 
     def distance(spectra_: PromptSpectra, solver: Any, grid: np.ndarray) -> float:
         share = 1 - solver_residuals(spectra_, solver, grid)

@@ -66,7 +66,7 @@ def product_expansion(
 
     The covariance and the bias of order 1/n of the output, averaged over the query; both factorise
     over coordinates. Parameters and errors as in `product_limit_risk`; 2 k xi must be in the domain,
-    and `OutOfDomain` too where queries beyond the quadrature decide (Gaussian features: k above 0.5).
+    and `OutOfDomain` too where queries beyond the quadrature decide (Gaussian features: k above 0.48).
     Source: derived here.
 
     >>> task = icl.LinearRegression(dim=5)  # Gaussian features, as a check
@@ -174,12 +174,12 @@ class Coordinate:
     """
 
     def __init__(self, law: TokenLaw) -> None:
-        self.law = array_law(law)
+        self.law, self._token_law = array_law(law), law
         self.std = math.sqrt(float(coordinate_cumulants(law, 6).variance))
 
     @cached_property
     def _support(self) -> tuple[Any, Any]:
-        return _support(self.law)
+        return _support(self._token_law)
 
     @cached_property
     def nodes(self) -> np.ndarray:

@@ -60,7 +60,7 @@ def limit_trace_moment(
             or not 0 <= value <= _LARGEST_POWER
         ):
             raise InvalidInput(f"{name} = {value!r}: pass an integer from 0 to {_LARGEST_POWER}.")
-    ratio = positive(gamma, "gamma")
+    ratio = checks.positive(gamma, "gamma")
     if cov_moments is None:
         return limit_moments(ratio)(0, power)
     moments = [checks.scalar(x, f"cov_moments[{i}]") for i, x in enumerate(cov_moments)]
@@ -123,7 +123,7 @@ def marchenko_pastur_density(gamma: Any = _GAMMA) -> Formula:
     >>> marchenko_pastur_density(1).expr
     sqrt(4 - x)/(2*pi*sqrt(x))
     """
-    ratio = positive(gamma, "gamma")
+    ratio = checks.positive(gamma, "gamma")
     x = sp.Symbol("x", positive=True)
     # The resolvent at z = -x +- i0 differs by the square root of the discriminant.
     leading, linear, constant = _quadratic(ratio, -x)
@@ -149,7 +149,7 @@ def marchenko_pastur_resolvent(z: Any = _Z, gamma: Any = _GAMMA) -> Formula:
     >>> marchenko_pastur_resolvent(1, 2).expr
     sqrt(2)/2
     """
-    point, ratio = positive(z, "z"), positive(gamma, "gamma")
+    point, ratio = checks.positive(z, "z"), checks.positive(gamma, "gamma")
     leading, linear, constant = _quadratic(ratio, point)
     # The product of the solutions is -1/(gamma z) < 0: one is positive.
     root = (-linear + sp.sqrt(linear**2 - 4 * leading * constant)) / (2 * leading)
@@ -229,11 +229,3 @@ def _selberg_ratio(m: sp.Expr, a: sp.Expr) -> sp.Expr:
 
     twos = sp.expand(exponent(m - 1, a + 1) - exponent(m, a))
     return 2**twos * f(m) / (f(0) * f(1)) * sp.gamma(3 * half) / sp.gamma(1 + m * half)
-
-
-def positive(value: Any, name: str) -> sp.Expr:
-    """`value` as an exact positive expression."""
-    expr = checks.scalar(value, name)
-    if expr.is_positive is False or (expr.is_number and not expr.is_positive):
-        raise InvalidInput(f"{name} = {value} is not positive; pass for example {name}=1.")
-    return expr

@@ -247,11 +247,25 @@ def test_conventions_are_values():
         ({"score_divisor": k}, "contain d and n only"),
         ({"names": {n: L, d: L}}, "two meanings"),
         ({"names": [1]}, "names must map"),
+        ({"names": {"n": L}}, "names must map"),
     ],
 )
 def test_bad_conventions(arguments, message):
     with pytest.raises(InvalidInput, match=message):
         Convention(**arguments)
+
+
+def test_names_are_symbols_and_text_is_never_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInput, match="names must map"):
+        Convention(names={n: "__import__('os').mkdir('made')"})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("convert", [ZHANG.from_ours, ZHANG.to_ours])
+def test_only_formulas_are_converted(convert):
+    with pytest.raises(InvalidInput, match=r"pass an icl\.Formula"):
+        convert(d + n)
 
 
 def test_bad_tasks():

@@ -383,6 +383,30 @@ def test_rank_floor():
             assert limiting_risk(sigma, moment, cut) > float(floor)
 
 
+def test_rank_floor_of_irrational_covariances():
+    cov = sp.Matrix([[sp.sqrt(2), sp.Rational(1, 3)], [sp.Rational(1, 3), 1]])
+    left = np.linalg.eigvalsh(np.array(cov.tolist(), dtype=float))[0] / 2
+    floor = icl.rank_floor(icl.LinearRegression(2, feature_cov=cov), 1)
+    assert close(floor, left, 1e-12)
+    assert not close(floor, WRONG * left, 1e-12)
+    repeated = icl.LinearRegression(3, feature_cov=[sp.pi, 1, 1])
+    assert close(icl.rank_floor(repeated, 1), 2 / 3, 1e-12)
+
+
+def test_block_arguments_are_refused_with_the_reason():
+    task = icl.LinearRegression(dim=5)
+    for call, message in (
+        (lambda: icl.block_constant(task, 5), "dims = 5 is no list"),
+        (lambda: icl.block_constant(task, [5], 1), "signs = 1 is no list"),
+        (lambda: icl.block_constant(task, [5], zero_head="no"), "True or False"),
+        (lambda: icl.block_dimension_limit(2, 3), "cannot add up to 3"),
+        (lambda: icl.block_dimension_limit(2, 1), "cannot add up to 1"),
+        (lambda: icl.small_score_expansion(3), "type int"),
+    ):
+        with pytest.raises(icl.InvalidInput, match=message):
+            call()
+
+
 # -- values for given scores -------------------------------------------------------------------------
 
 

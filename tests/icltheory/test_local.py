@@ -344,3 +344,12 @@ def test_bad_shifts_are_refused():
     ):
         with pytest.raises(icl.InvalidInput, match=message):
             call()
+    with pytest.raises(icl.InvalidInput, match="type NoneType"):
+        icl.shift_floor(base, base, None)  # type: ignore[arg-type]
+
+
+def test_the_plain_average_needs_a_shift():
+    assert icl.local_constant(icl.LinearRegression(dim=5, local=(1, 1))).subs(g=0).expr == 1
+    for task in (icl.LinearRegression(dim=5), icl.LinearRegression(dim=5, local=(0, 2))):
+        with pytest.raises(icl.OutOfDomain, match="g > 0"):
+            icl.local_constant(task).subs(g=0)

@@ -422,3 +422,19 @@ def test_unsupported_options_are_refused():
             call()
     with pytest.raises(icl.InvalidInput, match="option skip is not supported"):
         icl.consistency_condition(icl.LinearRegression(dim=3), heads(2, SKIP))
+    with pytest.raises(icl.InvalidInput, match="softmax heads without scores"):
+        icl.tight_prior_threshold(TIGHT, icl.LinearAttention())
+
+
+@pytest.mark.parametrize(("count", "size"), [(4, 2), (8, Q(2, 3))])
+def test_families_expand_at_small_scores(count, size):
+    task = icl.LinearRegression(dim=3, noise_var=Q(1, 5), coef_mean=[1, 0, 0])
+    constant = icl.loss_constant(task, icl.prior_heads(task, count))
+    expansion = icl.small_score_expansion(constant, 2)
+    # (omega^2 + noise) d + omega^2 with omega = 1, and 2 |theta_0|^2 or 2 |theta_0|^2 / d
+    assert expansion.subs(t=sp.Rational(1, 10**30)).expr == pytest.approx(
+        float(Q(23, 5) + size), rel=1e-14
+    )
+    exact = float(constant.expr.subs(t, Q(1, 100)).evalf(30))
+    assert float(expansion.subs(t=Q(1, 100))) == pytest.approx(exact, rel=1e-5)
+    assert float(icl.small_score_expansion(constant, 0)) != pytest.approx(exact, rel=1e-5)

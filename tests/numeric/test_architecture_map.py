@@ -80,6 +80,8 @@ def test_regions_meet_where_the_risks_are_equal():
     ("change", "message"),
     [
         ({"tasks": []}, "0 tasks"),
+        ({"tasks": icl.LinearRegression(dim=2)}, "must be a list"),
+        ({"architectures": [ONE]}, "must map names"),
         ({"values": [1, 2]}, "1 tasks and values"),
         ({"lengths": [1, 5]}, "at least 2"),
         ({"architectures": {}}, "at least one"),
@@ -92,3 +94,11 @@ def test_refusals(change, message):
         numeric.architecture_map(
             given["tasks"], given["lengths"], given.get("values"), "x", given.get("architectures")
         )
+
+
+def test_one_architecture_has_no_second_best():
+    found = numeric.architecture_map(
+        [icl.LinearRegression(dim=2)], [5, 9], architectures={"one": ONE}
+    )
+    assert np.all(found.best == 0)
+    assert np.all(np.isnan(found.advantage))

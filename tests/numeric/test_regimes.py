@@ -383,3 +383,60 @@ def test_refusals(call, message):
 def test_scores_beyond_the_quadrature():
     with pytest.raises(OutOfDomain, match="scores reach 400"):
         numeric.exact_product_risk(icl.LinearRegression(dim=1), SIGNS, 10, 500.0)
+
+
+@pytest.mark.parametrize("k_value", [0.2, 0.35, 0.45])
+def test_expansion_of_gaussian_features_is_the_head_constant(k_value):
+    task = icl.LinearRegression(dim=4, noise_var=0.3)
+    _, found = numeric.product_expansion(task, GAUSSIAN, k_value, 1 / k_value)
+    expected = float(icl.head_constant(task, [k_value], [1 / k_value]))
+    assert found == pytest.approx(expected, rel=1e-8) != WRONG * expected
+
+
+@pytest.mark.parametrize("k_value", [0.6, 0.7, 0.75, 2.0])
+def test_expansion_refuses_averages_beyond_its_nodes(k_value):
+    with pytest.raises(OutOfDomain, match="infinite, or decided by queries too large"):
+        numeric.product_expansion(icl.LinearRegression(dim=4), GAUSSIAN, k_value, 1 / k_value)
+
+
+@pytest.mark.parametrize("prompt", [2, 3])
+def test_simulation_takes_laws_without_quadrature(prompt):
+    task = icl.LinearRegression(dim=1, noise_var=0.5)
+    mixture = icl.GaussianMixture([0.5, 0.5], [[-0.6], [0.6]], [[[0.64]], [[0.64]]])
+    layer = icl.LinearAttention()
+    estimate = numeric.simulate_product_risk(task, mixture, layer, prompt, value_scale=0.5)
+    exact = float(icl.product_risk(task, mixture, layer).subs(n=prompt, v=R(1, 2)).expr)
+    assert_sampled(estimate, exact, 0.05)
+    with pytest.raises(InvalidInput, match="no quadrature"):
+        numeric.product_limit_risk(task, mixture, 0.3)
+
+
+def test_approximation_error_refuses_the_query_token():
+    head = icl.SoftmaxAttention(heads=1, include_query=True)
+    with pytest.raises(InvalidInput, match="include_query"):
+        numeric.approximation_error(icl.LinearRegression(dim=5), head, 40, 0.4, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": 3}, "pass a token law"),
+        ({"b": [1, 2]}, "b has shape"),
+        ({"noise_var": [1, 2]}, "noise_var has shape"),
+        ({"noise_var": -1}, "is negative"),
+        ({"coef_cov": -1}, "no second moment"),
+        ({"coef_cov": [[1, 2], [0, 1]]}, "no second moment"),
+        ({"coef_cov": [1, 2, 3]}, "pass a number or d x d"),
+        ({"queries": [1, 2, 3]}, "queries has shape"),
+    ],
+)
+def test_refused_feature_expansions(change, message):
+    given = {"features": icl.Rademacher(dim=2), "queries": [1, 1], "A": 0.5, "b": 2.0, **change}
+    with pytest.raises(InvalidInput, match=message):
+        numeric.feature_expansion(**given)
+
+
+def test_feature_expansion_needs_a_prompt():
+    found = numeric.feature_expansion(icl.Rademacher(dim=2), [1, 1], 0.5, 2.0)
+    with pytest.raises(InvalidInput, match="at least 1"):
+        found.risk(0)

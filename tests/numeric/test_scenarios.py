@@ -438,3 +438,14 @@ def test_best_tight_head_on_a_grid():
     no_options = numeric.optimal_tight_prior(limit, ONE)
     assert no_options.share == 1
     assert no_options.constant > best.constant
+
+
+@pytest.mark.parametrize("options", [READ, {**READ, **SKIP}])
+def test_best_tight_head_without_noise_reads_everything(options):
+    task = icl.LinearRegression(dim=3, coef_cov=2, coef_mean=[0, 0, 1])
+    best = numeric.optimal_tight_prior(task, heads(1, options))
+    expected = (
+        0 if len(options) == 2 else float(icl.optimal_loss_constant(icl.LinearRegression(3), ONE))
+    )
+    assert best.share == 1
+    assert best.constant == pytest.approx(expected, rel=1e-9)

@@ -144,6 +144,18 @@ def test_published_matches_follow_from_the_published_columns():
         descent.slope()
 
 
+def test_the_printed_legend_is_that_of_isotropic_prompts():
+    """A22: the legend of the ill-conditioned curves fits the other row of P4."""
+    legend = (1, 1, 3, 5, 8, 10, 14, 17, 20, 21, 21, 21)
+
+    def within(matches):
+        rows = zip(legend, matches, strict=True)
+        return [low <= step <= high for step, (low, high) in rows]
+
+    assert within(published.NEWTON_MATCHES).count(False) == 1  # layer 3: 3, printed as 2
+    assert not any(within(published.NEWTON_MATCHES_KAPPA)[4:8])
+
+
 def test_published_slopes():
     """A9: 3.0 Newton steps and 1.5 doublings a layer over layers 4 to 9; the ratio is the 1/2 of V13.
 

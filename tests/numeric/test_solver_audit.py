@@ -179,7 +179,7 @@ def test_cost_of_the_frobenius_norm():
 
 
 def test_similarities_that_theory_states():
-    """V14: zero against least squares .5061/.4873, and .9374, .9599 between steps; V14c starts."""
+    """V14: zero against least squares .5061/.4873, and .9374, .9589 between steps; V14c starts."""
     data = numeric.solver_prompts(20, 41, 200, coef_var=1, seed=17)
     spectra = numeric.prompt_spectra(data.features, data.labels, range(41))
 
@@ -197,7 +197,7 @@ def test_similarities_that_theory_states():
         (zero, least, True, 0.506060827347, 0.006),
         (zero, least, False, 0.487339717240, 0.006),
         (descent[:, :, 1], descent[:, :, 2], True, 0.9374390832, 0.0007),
-        (zero, descent[:, :, 0], True, 0.9599362652, 0.006),
+        (zero, descent[:, :, 0], True, 0.9589266030, 0.006),
     ):
         found = numeric.similarity_of_errors(a, b, include_empty_prefix=empty)
         assert abs(found.value - value) < allowed + 5 * found.standard_error
