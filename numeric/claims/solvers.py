@@ -177,7 +177,7 @@ def rates(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]
 def audit(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
     """Experiment of the claim on the published tables."""
     parts, other = [], []
-    prompts = effort.prompts * 320 // 40_000
+    prompts = max(320, effort.prompts // 125)
     for i, (name, each) in enumerate(AUDITS.items()):
         progress(each.title, i / len(AUDITS))
         control = 1.5 if name == "descent-matches" else 1.03

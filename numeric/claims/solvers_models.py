@@ -52,6 +52,11 @@ def errors_of(model: Any, noise: float, prompts: int) -> tuple[np.ndarray, np.nd
     return (np.concatenate(found) - target) ** 2, target**2
 
 
+def prompts_of(effort: Effort) -> int:
+    """Prompts that a model is identified on."""
+    return max(200, effort.prompts // 200)
+
+
 def below(setting: dict[str, Any], measured: Estimate, bound: float, name: str = "") -> Row:
     """That an estimate lies five standard errors below a bound."""
     words = f"{measured.value:.4f} +- {measured.standard_error:.4f} below {bound:.4g}{name}"
@@ -99,7 +104,7 @@ def linear_rows(found: Any, effort: Effort) -> tuple[list[Row], Series]:
     newton, descent = found.match("Newton from S").weights, found.match("gradient descent").weights
     middles = newton.midpoints()
     steps = np.unique(np.round(middles[used]))
-    implied = implied_descent(steps, effort.prompts // 200)
+    implied = implied_descent(steps, prompts_of(effort))
     rows = []
     for i in used:
         place = int(np.flatnonzero(steps == round(middles[i]))[0])
@@ -113,7 +118,8 @@ def linear_rows(found: Any, effort: Effort) -> tuple[list[Row], Series]:
         rows.append(
             compare(setting, expected, float(np.log2(descent.best[i])), error, required=0.7)
         )
-    correlation = float(np.corrcoef(used, middles[used])[0, 1])
+    moving = len(used) > 2 and np.ptp(middles[used]) > 0
+    correlation = float(np.corrcoef(used, middles[used])[0, 1]) if moving else 0.0
     slope = newton.slope()
     assert slope.interval is not None
     words = (
@@ -162,7 +168,7 @@ def layers(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
     }
     task = icl.LinearRegression(dim=DIM)
     found = finite.identify(
-        model, task, LENGTH, families=families, prompts=effort.prompts // 200, bootstrap=400
+        model, task, LENGTH, families=families, prompts=prompts_of(effort), bootstrap=400
     )
     progress("matched steps", 0.8)
     linear, implied = linear_rows(found, effort)
@@ -260,7 +266,7 @@ def noisy(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]
     bayes, measured = bayes_rows(model, other, effort)
     progress("effective filter", 0.6)
     task = icl.LinearRegression(dim=DIM, noise_var=NOISE)
-    found = finite.identify(model, task, LENGTH, prompts=effort.prompts // 200, bootstrap=200)
+    found = finite.identify(model, task, LENGTH, prompts=prompts_of(effort), bootstrap=200)
     lengths = np.arange(1, LENGTH + 1)
     lines = [curve("Bayes ridge", lengths, bayes_risk(task, lengths), (), 0)]
     for color, steps in enumerate((3, 6), start=1):

@@ -396,12 +396,12 @@ def test_rank_floor_of_irrational_covariances():
 def test_block_arguments_are_refused_with_the_reason():
     task = icl.LinearRegression(dim=5)
     for call, message in (
-        (lambda: icl.block_constant(task, 5), "dims = 5 is no list"),
-        (lambda: icl.block_constant(task, [5], 1), "signs = 1 is no list"),
-        (lambda: icl.block_constant(task, [5], zero_head="no"), "True or False"),
+        (lambda: icl.block_constant(task, 5), "dims = 5 is no list"),  # type: ignore[arg-type]
+        (lambda: icl.block_constant(task, [5], 1), "signs = 1 is no list"),  # type: ignore[arg-type]
+        (lambda: icl.block_constant(task, [5], zero_head="no"), "True or False"),  # type: ignore[arg-type]
         (lambda: icl.block_dimension_limit(2, 3), "cannot add up to 3"),
         (lambda: icl.block_dimension_limit(2, 1), "cannot add up to 1"),
-        (lambda: icl.small_score_expansion(3), "type int"),
+        (lambda: icl.small_score_expansion(3), "type int"),  # type: ignore[arg-type]
     ):
         with pytest.raises(icl.InvalidInput, match=message):
             call()
