@@ -458,3 +458,36 @@ def test_refusals_of_the_optimum(attention, n, words):
 def test_results_are_frozen():
     with pytest.raises(AttributeError):
         optimal_risk(base(3), LINEAR, 9).risk = 0
+
+
+# -- the query token in long prompts ---------------------------------------------------------------
+
+
+def token_cost(dim, k):
+    """lim n^2 (risk with the token - risk without), v = 1/k: by hand, to second order in 1/n.
+
+    The token multiplies the prediction by 1 - e^{(k - k^2/2) r^2}/n. Its squared bias is the last
+    term; the others come from the bias, the variance and the normaliser of the head itself.
+    """
+    around, squared = k + k**2 / 2, 2 * k - k**2
+    power = -dim / 2
+    return (
+        2 * (1 - 2 * around) ** (power - 1)
+        - 2 / k**2 * (1 - 2 * around) ** power
+        + (1 - 2 * squared) ** (power - 1)
+    )
+
+
+@pytest.mark.parametrize(("dim", "k"), [(3, 0.1), (3, 0.15), (9, 0.08)])
+def test_cost_of_the_query_token_in_long_prompts(dim, k):
+    lengths = np.array([1e5, 1e6])
+    scales = {"score_scale": k, "value_scale": 1 / k}
+    token = icl.SoftmaxAttention(heads=1, include_query=True)
+    cost = lengths**2 * (
+        exact_risk(base(dim), token, lengths, **scales)
+        - exact_risk(base(dim), ONE, lengths, **scales)
+    )
+    far, error = cost[1], abs(cost[1] - cost[0])
+    assert abs(far - token_cost(dim, k)) < error
+    squared_bias_only = (1 - 2 * (2 * k - k**2)) ** (-dim / 2 - 1)
+    assert abs(far - squared_bias_only) > 100 * error
