@@ -87,6 +87,16 @@ class SolverModel(SequenceModel):
         x = X.double().expand_as(weights)
         return torch.cat([x, weights, (x * weights).sum(-1, keepdim=True)], dim=-1)
 
+    def query_states(self, X: torch.Tensor, y: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """States (x, w_t, x.w_t) at queries (B, T, d) after the examples, (layers + 1, B, T, 2 d + 1)."""
+        X, y = (
+            torch.cat([X, queries[:, :1]], dim=1),
+            torch.cat([y, torch.zeros_like(y[:, :1])], dim=1),
+        )
+        weights = self.step_weights(X, y)[:, :, -1:].expand(-1, -1, queries.shape[1], -1)
+        x = queries.double().expand_as(weights)
+        return torch.cat([x, weights, (x * weights).sum(-1, keepdim=True)], dim=-1)
+
     def read_out(self, states: torch.Tensor) -> torch.Tensor:
         """The last coordinate."""
         return states[..., -1]

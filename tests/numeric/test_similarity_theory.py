@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from scipy import integrate, stats
 
 import icltheory as icl
 import numeric
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.symbols import frobenius
 from numeric import expected_similarity_of_errors, expected_similarity_of_weights
+from numeric.similarity_theory import _cosines
 
 GD = icl.GradientDescent(0.01)
 SQUARES = (icl.OrdinaryLeastSquares(), None)
@@ -141,6 +143,34 @@ def test_weights_of_simulated_prompts(k, t):
     assert abs(sample.mean() - theory.value) < 5 * error + 3.5e-3
     assert abs(1.03 * sample.mean() - theory.value) > 5 * error + 3.5e-3
     assert theory.sampled
+
+
+def exact_cosine(one, two, half):
+    """E cos for two distinct eigenvalues, `half` times each: the shares of theta are Beta."""
+    products = [(x * y, x * x, y * y) for x, y in zip(one, two, strict=True)]
+
+    def cosine(share):
+        mixed, first, second = (share * p + (1 - share) * q for p, q in zip(*products, strict=True))
+        return mixed / math.sqrt(first * second)
+
+    law = stats.beta(half / 2, half / 2)
+    return integrate.quad(lambda b: cosine(b) * law.pdf(b), 0, 1, epsabs=1e-12)[0]
+
+
+def test_expected_cosine_against_quadrature():
+    """The second-order formula errs like 1/m^2, its first factor alone like 1/m."""
+    one, two = (0.9, 0.2), (0.6, 0.5)
+    errors, crude = [], []
+    for half in (80, 160, 320):
+        g = [np.repeat(x, half)[None, None, :] for x in (one, two)]
+        exact = exact_cosine(one, two, half)
+        errors.append(abs(_cosines(*g)[0, 0, 0] - exact))
+        first = g[0] @ g[1].swapaxes(1, 2) / np.linalg.norm(g[0]) / np.linalg.norm(g[1])
+        crude.append(abs(first[0, 0, 0] - exact))
+    for value, power in ((errors, 2), (crude, 1)):
+        slopes = np.diff(np.log2(value))
+        assert np.all(np.abs(slopes + power) < 0.25), slopes
+    assert errors[-1] < crude[-1] / 20
 
 
 def test_shapes():

@@ -236,6 +236,11 @@ def test_queries_at_once_are_queries_one_by_one(n):
         assert torch.allclose(model.read_out(found[-1]), direct, atol=1e-12)
         other = model.query_states(X, y, queries.flip(1)).flip(2)
         assert torch.allclose(found, other, atol=1e-12)
+    solver = finite.SolverModel(icl.ConjugateGradient(), 3, 2)
+    found = solver.query_states(X, y, queries)
+    assert torch.allclose(
+        found, finite.SequenceModel.query_states(solver, X, y, queries), atol=1e-12
+    )
     with pytest.raises(InvalidInput, match="7 x tokens"):
         model.query_states(torch.zeros(1, 6, 3), torch.zeros(1, 6), torch.zeros(1, 2, 3))
 
