@@ -27,8 +27,10 @@ BATCH = 64
 CONTROL = 1.12
 NEAR, FAR = 10**7, 10**8  # prompt lengths at which limits are read off
 # Steps of a training, of those of an `Effort`: with labels averaged out fewer are enough. The
-# learning rate is _RATE/sqrt(d).
-_STEPS, _RATE = 0.22, 0.1
+# learning rate is _RATE/sqrt(d), and falls with the number of steps beyond _PATH: the noise of the
+# gradients makes the values of a pair smaller and its scores larger, by up to rate * steps, and the
+# risk rises with the scores (by 5 % at d = 20, n = 100, three times as many steps and this rate).
+_STEPS, _RATE, _PATH = 0.22, 0.1, 2_000
 # Scores at the start, times dim: entries of that size in dimension 20 would start with saturated
 # softmax weights, and leave a noise in 8 matrices that needs many more steps to die out.
 _SCORES = 0.4
@@ -138,10 +140,11 @@ def train_layers(
 ) -> list[Trained]:
     """Train every seed of every layer, and measure it on fresh prompts.
 
-    rate: learning rate times sqrt(dim). longer: factor of the number of steps.
+    rate: learning rate times sqrt(dim), for quick training. longer: factor of the number of steps.
     """
     from numeric import finite
 
+    rate *= min(1.0, _PATH / effort.training_steps)
     starts = [[layer.start(seed) for seed in range(layer.seeds)] for layer in layers]
     for dim in {int(layer.task.dim) for layer in layers}:
         chosen = [i for i, layer in enumerate(layers) if layer.task.dim == dim]

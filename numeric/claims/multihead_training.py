@@ -67,11 +67,7 @@ def _learned(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figu
     parameters = [row for item in found.items() for row in _learned_parameters(*item)]
     progress("the scale of a pair", 0.75)
     scales, no_fit = _pair_scales(effort)
-    no_fit += [
-        _no_fit_row(layer, trained)
-        for layer, trained in found.items()
-        if layer.heads <= 2 and layer.task.dim == 5
-    ]
+    no_fit += [_no_fit_row(layer, trained) for layer, trained in found.items() if layer.heads <= 2]
     progress("a second pair of large scores", 0.9)
     second = _second_pairs(effort)
     parts = (
