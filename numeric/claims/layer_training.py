@@ -134,17 +134,18 @@ def train_layers(
     layers: Sequence[Layer],
     effort: Effort,
     *,
-    rate: float = _RATE,
+    rate: float | None = None,
     batch: int = BATCH,
     longer: float = 1.0,
 ) -> list[Trained]:
     """Train every seed of every layer, and measure it on fresh prompts.
 
-    rate: learning rate times sqrt(dim), for quick training. longer: factor of the number of steps.
+    rate: learning rate times sqrt(dim). longer: factor of the number of steps.
     """
     from numeric import finite
 
-    rate *= min(1.0, _PATH / effort.training_steps)
+    if rate is None:
+        rate = _RATE * min(1.0, _PATH / effort.training_steps)
     starts = [[layer.start(seed) for seed in range(layer.seeds)] for layer in layers]
     for dim in {int(layer.task.dim) for layer in layers}:
         chosen = [i for i, layer in enumerate(layers) if layer.task.dim == dim]
