@@ -47,7 +47,8 @@ def optimal_solver_risk(
         descent, no step of Newton).
 
     The value is fixed before the prompts are drawn. `Formula.minimizer` maps the symbol to it; where it
-    solves an equation above first degree, it and the risk are given to 30 digits. Errors: `InvalidInput`. Source: the chapter's V6.
+    solves an equation above first degree, it and the risk are given to 30 digits. Errors:
+    `InvalidInput`. Source: derived here.
 
     >>> from icltheory.solvers import GradientDescent
     >>> from icltheory.symbols import noise_var
@@ -160,7 +161,7 @@ def best_polynomial_risk(
 
     Arguments as for `solver_risk`; degree 0 is the zero predictor. `Formula.minimizer` maps q_0, q_1,
     ... to the coefficients of q. No solver of this degree with fixed parameters does better.
-    Errors: `InvalidInput`. Source: the chapter's V6 (no noise), derived here with noise.
+    Errors: `InvalidInput`. Source: derived here with noise.
 
     >>> best_polynomial_risk(1).expr
     (d + 1)/(d + n + 1)
@@ -208,7 +209,7 @@ def optimal_ridge(d: Any = dim_symbol, noise_var: Any = 1, coef_var: Any = None)
 
     coef_var: variance of a coefficient; `None` is 1/d. The penalty is noise_var/coef_var, and the
     risk that of the Bayes predictor, `numeric.bayes_risk`. Source: pointwise minimisation of the
-    error at one eigenvalue, the chapter's V17.
+    error at one eigenvalue.
 
     >>> optimal_ridge(20, 0.05)
     Ridge(penalty=1)

@@ -3,8 +3,8 @@
 Newton squares the residual, so that from beta I it *is* gradient descent at 2^k steps. From alpha S
 it is descent on the squared problem; late residuals exp(-c N lam^p) with different p match only at
 one place of the spectrum, and the map depends on the criterion. Averages over Gaussian prompts are
-carried by small eigenvalues, whose density is lam^((nu - 1)/2) with nu = |n - d|. Source: the
-chapter's V2, V3, V12, V13. Exported: `equivalent_descent`, `matched_steps`, `matching_constant`,
+carried by small eigenvalues, whose density is lam^((nu - 1)/2) with nu = |n - d|. Source: derived
+here. Exported: `equivalent_descent`, `matched_steps`, `matching_constant`,
 `cosine_constant`, `edge_cosine`, `late_decay`, `frobenius_cost`, `frobenius_cost_limit`.
 """
 
@@ -123,7 +123,7 @@ def matched_steps(
     nu: |n - d|; it does not enter "half".
 
     Late means that residuals are exp(-c N lam^p), over eigenvalues that are resolved one after the
-    other. Errors: `InvalidInput`. Source: derived here (the chapter's V13).
+    other. Errors: `InvalidInput`. Source: derived here.
 
     >>> from icltheory.solvers import IterativeNewton
     >>> alpha, eta = sp.symbols("alpha eta", positive=True)

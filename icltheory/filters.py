@@ -4,7 +4,7 @@ In an eigendirection of S = X'X with eigenvalue lam an iterate is a number w tha
 start w_0 and in the right-hand side X'y. What multiplies w_0 is the residual filter r(lam), what
 multiplies X'y is the solution filter q(lam); r = 1 - lam q. The functions here read recursions off
 update rules, solve them for a symbolic number of steps, and divide 1 - r by lam exactly.
-Source: derived here (the chapter's Section 2).
+Source: derived here.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A layer moves the prediction by eta x_q.(sum_j y_j x_j), subtracts the same from every target, and
 then multiplies all features, the query's too, with 1 - gamma S. Each of the three stays a polynomial
 of the first S, so that the composed layers are one filter, whose degree triples with every layer.
-Source: the chapter's Section 2. Exported: `GDPlusPlus`.
+Source: derived here. Exported: `GDPlusPlus`.
 """
 
 from __future__ import annotations

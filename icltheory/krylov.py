@@ -2,7 +2,7 @@
 
 In the eigenbasis of S let c_i = u_i.w_OLS. The steps minimise sum_i lam_i c_i^2 r(lam_i)^2 over all
 polynomials of their degree with r(0) = 1; on quadratics, with exact line searches, BFGS, DFP and
-L-BFGS make the same iterates (Dixon 1972). Source: the chapter's V16. Exported: `ConjugateGradient`.
+L-BFGS make the same iterates (Dixon 1972). Source: derived here. Exported: `ConjugateGradient`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Two of them repeat one step, so that r_{t+1} = A r_t + B r_{t-1} is solved by Chebyshev polynomials
 of the second kind. The third is a heavy ball with a schedule, and its r is the polynomial of its
-degree that is smallest on an interval. Source: the chapter's Section 2; worst cases derived here.
+degree that is smallest on an interval. Source: derived here.
 """
 
 from __future__ import annotations

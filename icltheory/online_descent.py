@@ -2,7 +2,7 @@
 
 The error e = w - w_* loses a multiple of its projection on each new example x. Isotropic Gaussian x
 make the mean squares obey affine recursions, whose coefficients are Gaussian moments: the risk, and
-how well an example is remembered g steps later. Source: the chapter's V19, derived here with label
+how well an example is remembered g steps later. Source: derived here with label
 noise and for constant steps. Exported: `OnlineGradientDescent`.
 """
 

@@ -3,8 +3,8 @@
 With d/n -> gamma the eigenvalues of S/n follow their limit law, and a filter whose parameters scale
 with n (step sizes like 1/n, Newton's start like 1/n^2, penalties like n) has a limit risk. At finite
 n and d many steps leave only small eigenvalues, whose density is known, so that the risk of gradient
-descent and Newton is a power of the number of steps with known constants. Source: the chapter's V10
-and V11. Exported: `solver_risk_limit`, `late_solver_risk`.
+descent and Newton is a power of the number of steps with known constants. Source: derived here.
+Exported: `solver_risk_limit`, `late_solver_risk`.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def late_solver_risk(
 
     r^2 = exp(-A lam^p - A_2 lam^{p+1} - ...) is averaged over the density K lam^a (1 - b lam) of the
     eigenvalues near 0; it holds for A^{1/p} well above b, on prompts where the steps do not diverge.
-    Errors: `InvalidInput`. Source: the chapter's V11.
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> from icltheory.solvers import GradientDescent
     >>> law = late_solver_risk(GradientDescent(0.01), 10**5, n=20, d=20)

@@ -2,7 +2,7 @@
 
 A contraction b(lam) falls from 1: it is stable while b(lam_max) > -1, and its parameter is optimal
 on an interval where the ends have opposite values. Step counts are exact integers; the Formulas are
-in the condition number of the interval. Source: the chapter's V4, derived here.
+in the condition number of the interval. Source: derived here.
 """
 
 from __future__ import annotations

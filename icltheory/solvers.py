@@ -33,7 +33,7 @@ class GradientDescent(PowerSolver):
     """Gradient descent from w_0: w <- w - step_size (S w - X'y).
 
     step_size: positive; for S without 1/n. The default is the best one for the prompt's spectrum.
-    Source: the chapter's Section 2.
+    Source: derived here.
 
     >>> from icltheory.symbols import lam, steps
     >>> GradientDescent(0.1).residual_filter(steps)
@@ -169,7 +169,7 @@ class IterativeNewton(MatrixIteration):
         The default is the best one for the prompt's spectrum.
     start: "S" or "I". Step k counts the applications of the rule after M_0.
 
-    Source: Schulz (1933), Fu et al. (arXiv 2310.17086), the chapter's V2.
+    Source: Schulz (1933), Fu et al. (arXiv 2310.17086).
 
     >>> from icltheory.symbols import steps, frobenius
     >>> IterativeNewton(0.1).residual_filter(steps)

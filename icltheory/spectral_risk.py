@@ -35,7 +35,7 @@ from icltheory.symbols import n as length_symbol
 
 SOURCES = (FU.at("the solvers; the expected risk is derived here"), DERIVED_HERE)
 
-_LARGEST_DEGREE = 200
+_LARGEST_DEGREE = 100  # ten seconds
 
 
 def solver_risk(
@@ -56,14 +56,14 @@ def solver_risk(
         `GradientDescent(0.01)`, or `OrdinaryLeastSquares()`. S is not divided by n.
     steps: an integer >= 0; none for least squares.
     n, d: positive integers or symbols: prompt length and dimension.
-    noise_var: variance of the label noise (the chapter's sigma^2 is d times it).
+    noise_var: variance of the label noise (d times smaller than with coefficients N(0, I)).
     cov: Sigma as a matrix, d eigenvalues (then d is their number) or a number c for c I; `None` is I.
     start: E |w_0|^2 of an isotropic random start w_0 that is independent of everything else.
 
     Returns a Formula, the literal expectation. The risk of the zero predictor is tr Sigma / d.
     Errors: `InvalidInput` for filters that are no polynomial or depend on the prompt
     (`numeric.solver_risk` covers them), `OutOfDomain` for least squares with noise and |n - d| <= 1,
-    where it is infinite. Source: derived here (the chapter's V5, V6, V17, V18).
+    where it is infinite. Source: derived here.
 
     >>> from icltheory.solvers import GradientDescent
     >>> eta = sp.Symbol("eta", positive=True)
@@ -102,7 +102,7 @@ def solver_forgetting(
     """E (x_i.(w_hat - theta))^2 on an example i of the prompt itself; the same for all i. Sigma = I.
 
     E tr[S r^2]/(n d) + noise_var E tr[q^2 S^2]/n, for polynomial filters with fixed parameters.
-    Arguments as for `solver_risk`. Source: the chapter's V19(c).
+    Arguments as for `solver_risk`. Source: derived here.
 
     >>> from icltheory.solvers import GradientDescent
     >>> solver_forgetting(GradientDescent(0.01), 1, n=20, d=20).expr

@@ -2,7 +2,7 @@
 
 A first layer has learned nothing, so its similarity to a solver is that of the zero predictor; other
 columns hold two solvers against each other. Each audit states the conventions under which the printed
-column comes out (inferred from the numbers, theory/solvers.md, 6.2), and names other conventions,
+column comes out (inferred from the numbers), and names other conventions,
 among them those of the paper's text, that the same column rejects. Not decided by any single row: the
 empty prefix (leaving it out lowers late rows by 3 to 4 standard errors). A start drawn once for a whole
 table fits rows 8 to 12 of Newton against 50 gradient steps, which a start for every prompt and prefix
@@ -44,7 +44,7 @@ from numeric.montecarlo import Seed, seed_sequence
 class Audit:
     """One published column: what reproduces it, and what does not.
 
-    table: of the paper, as numbered in the chapter (P1, ...). claim: of the chapter's 6.2 (A3, ...).
+    table: label in `numeric.published` (P1, ...). claim: label of the finding (A3, ...).
     assumptions: the conventions under which it comes out. other: conventions that it rejects.
     """
 

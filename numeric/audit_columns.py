@@ -3,7 +3,7 @@
 The printed numbers are one draw of 320 prompts: their scatter, the rounding to three digits, our own
 sampling error, and the scatter of a start that is drawn once make up the standard error of a row.
 Every function gives a function of (prompts, seed), which `numeric.audit` lists with the conventions
-that it stands for. Source: theory/solvers.md, 6.
+that it stands for. Source: derived here.
 """
 
 from __future__ import annotations

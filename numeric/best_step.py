@@ -1,7 +1,7 @@
 """The step of a solver that a learner resembles most: ties, edges of the grid, bootstrap intervals.
 
 A similarity is an estimate, so several steps can be as good as the best one; and a best step at the
-edge of the grid is censored: it says where the grid ends. Source: theory/solvers.md, 4.2. Exported:
+edge of the grid is censored: it says where the grid ends. Source: derived here. Exported:
 `best_match`, `BestMatch`, `Slope`.
 """
 
@@ -115,7 +115,7 @@ def best_match(
     bootstrap: number of resampled sets of prompts, the same for all layers and steps.
     seed: of the bootstrap.
 
-    Errors: `InvalidInput`. Source: theory/solvers.md, 4.2.
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> match = best_match([[0.90, 0.97, 0.96, 0.90], [0.8, 0.9, 0.9499, 0.95]], [1, 2, 4, 8], delta=5e-4)
     >>> match.best, match.censored, match.tie_set(1)

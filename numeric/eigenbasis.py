@@ -2,7 +2,7 @@
 
 S = X'X of a prefix is not divided by n. The d - n null eigenvalues of a short prefix are exactly 0,
 and so is what numerically belongs to the null space (repeated examples): filters leave these
-directions alone. Source: theory/solvers.md, Sections 1 and 7. Exported: `PromptSpectra`,
+directions alone. Source: derived here. Exported: `PromptSpectra`,
 `prompt_spectra`.
 """
 

@@ -2,7 +2,7 @@
 
 Every family has rules of the prompt's spectrum, and a number that can be fitted to the model: the
 filters of descent and of Newton see their scale only times a power of the eigenvalue, so that a fit
-needs no new solver. Source: theory/solvers.md, 4.2 and 4.4. Exported: `Family`, `Variant`,
+needs no new solver. Source: derived here. Exported: `Family`, `Variant`,
 `solver_families`, `given_families`, `best_variant`.
 """
 

@@ -2,7 +2,7 @@
 
 It presupposes no family of algorithms. For a learner that is linear in the true coefficients, the gain
 of an eigenvalue bin is the mean diagonal of U'A U over the eigenvectors in it; for a spectral solver
-it is the solver's 1 - r. Source: theory/solvers.md, 4.4. Exported: `effective_filter`,
+it is the solver's 1 - r. Source: derived here. Exported: `effective_filter`,
 `EffectiveFilter`.
 """
 

@@ -1,7 +1,7 @@
 """Conjugate gradients in the eigenbasis, and the quasi-Newton methods that coincide with it.
 
 On a quadratic, with exact line searches, conjugate gradients, BFGS, DFP, every member of Broyden's
-family and L-BFGS make the same iterates (Dixon 1972; theory/solvers.md, V16). Conjugate gradients
+family and L-BFGS make the same iterates (Dixon 1972). Conjugate gradients
 run here on eigenvalues, with every residual orthogonalised twice against all earlier ones, so that
 they end at the least-squares solution after as many steps as the rank says; the quasi-Newton methods
 run on matrices, as they are written down. Exported: `conjugate_gradient_solutions`, `ritz_values`,
@@ -123,7 +123,7 @@ def quasi_newton_weights(
         matrix.
 
     Returns the weights, (B, K, d). A prompt whose gradient has fallen to 1e-13 of the first one
-    stays where it is. Errors: `InvalidInput`. Source: theory/solvers.md, V16.
+    stays where it is. Errors: `InvalidInput`. Source: derived here.
 
     >>> rng = np.random.default_rng(0)
     >>> X = rng.standard_normal((1, 8, 3))

@@ -1,8 +1,8 @@
 """The weights that a model's predictions amount to: a linear fit of its answers to fresh queries.
 
 Any model of regression prompts becomes a vector a prompt and prefix, with two checks: is it linear in
-the query, and does it stay in the span of the examples, as every spectral solver from 0 does? Source:
-theory/solvers.md, 4.2. Exported: `induced_weights`, `fit_weights`, `off_span`, `InducedWeights`.
+the query, and does it stay in the span of the examples, as every spectral solver from 0 does?
+Source: derived here. Exported: `induced_weights`, `fit_weights`, `off_span`, `InducedWeights`.
 """
 
 from __future__ import annotations

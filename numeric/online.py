@@ -1,7 +1,7 @@
 """Online gradient descent, one pass over the examples, and forgetting of single examples.
 
-The weights after n examples depend on their order, so there is no spectral filter. Source:
-theory/solvers.md, V19. Exported: `online_weights`, `forgetting_curve`, `ForgettingCurve`.
+The weights after n examples depend on their order, so there is no spectral filter. Source: derived
+here. Exported: `online_weights`, `forgetting_curve`, `ForgettingCurve`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Published similarities of Fu, Chen, Jia and Sharan (arXiv 2310.17086), d = 20, 41 points.
 
-Three printed digits; similarities of errors unless noted (theory/solvers.md, 6.1). Layers are those
+Three printed digits; similarities of errors unless noted. Layers are those
 of the trained Transformers. Exported: `Column`, the tables below, and `DIGITS`, the standard error
 of rounding.
 """
@@ -84,7 +84,5 @@ NEWTON_MATCHES_KAPPA = (
     *((19, 21), (20, 21), (20, 21), (20, 21), (20, 21)),
 )
 
-# Best similarities of weights at layer 12 (Newton, gradient descent), and of errors with Newton,
-# gradient descent and online descent.
-WEIGHTS_LAST = {1: (0.974, 0.978), 100: (0.935, 0.933)}
+# Best similarities of errors with Newton, gradient descent and online descent.
 BEST_OF_MODELS = {"Transformer": (0.991, 0.957, 0.806), "LSTM": (0.920, 0.916, 0.954)}

@@ -1,7 +1,7 @@
 """Regression prompts for solvers: isotropic, or with a condition number and a random eigenbasis.
 
 The ill-conditioned data of Fu, Chen, Jia and Sharan (arXiv 2310.17086) in both versions: as in the
-paper's text and as in the released code (theory/solvers.md, 1.3). Exported: `solver_prompts`,
+paper's text and as in the released code. Exported: `solver_prompts`,
 `SolverPrompts`.
 """
 
@@ -55,8 +55,8 @@ def solver_prompts(
         eigenvalues kappa and 1 (the paper's text).
     basis: of the eigenvectors, uniformly random: "per_prompt" (text) or "per_batch" (code).
     noise_var: variance of the label noise.
-    coef_var: variance of every coefficient; `None` is 1/dim, as everywhere in this package. The
-        chapter's is 1: risks per dimension and similarities without noise are the same.
+    coef_var: variance of every coefficient; `None` is 1/dim, as everywhere in this package. Fu
+        et al. have 1: risks per dimension and similarities without noise are the same.
     seed: integer >= 0 or `numpy.random.SeedSequence`. Features, coefficients, noise and basis have
         streams of their own, so that changing one option leaves the other draws alone.
 

@@ -1,8 +1,7 @@
 """Similarity of errors and of weights between two learners, prompt by prompt.
 
 Two learners agree if their errors along the prefixes of a prompt point in one direction, or if the
-weights that their predictions amount to do: cosines, averaged over prompts. Definitions and cautions:
-theory/solvers.md, 4.2; Fu et al. (arXiv 2310.17086) without their empty prefix. The step of a family
+weights that their predictions amount to do: cosines, averaged over prompts. Definitions of Fu et al. (arXiv 2310.17086) without their empty prefix. The step of a family
 that fits best is in `numeric.best_step`. Exported: `similarity_of_errors`, `similarity_of_weights`,
 `Similarity`, `prefix_windows`.
 """

@@ -3,8 +3,8 @@
 Errors of spectral solvers on a prefix have the covariance E tr r_A r_B, so that the cosine of two error
 vectors over the prefixes is close to a ratio of sums of such traces; the cosine of two weight vectors
 is a ratio of quadratic forms in Gaussian coefficients, expanded to second order. Fixed parameters are
-integrated over the exact density of the eigenvalues, rules of the spectrum are sampled. Source: the
-chapter's V14 and V15. Exported: `expected_similarity_of_errors`, `expected_similarity_of_weights`,
+integrated over the exact density of the eigenvalues, rules of the spectrum are sampled. Source:
+derived here. Exported: `expected_similarity_of_errors`, `expected_similarity_of_weights`,
 `ExpectedSimilarity`.
 """
 
@@ -68,7 +68,7 @@ def expected_similarity_of_errors(
     samples, seed: prompts per prefix where a parameter is a rule of the spectrum.
 
     Within 0.0007 of `numeric.similarity_of_errors` between good solvers, up to 0.006 against the zero
-    predictor (d = 20). Source: the chapter's V14.
+    predictor (d = 20). Source: derived here.
 
     >>> import icltheory as icl
     >>> zero = (icl.GradientDescent(0.01), 0)
@@ -119,7 +119,7 @@ def expected_similarity_of_weights(
 
     Arguments as for `expected_similarity_of_errors`; at least one step each. The average over theta
     is expanded to second order in the fluctuations: within 0.0035 of
-    `numeric.similarity_of_weights` at d = 20. Always sampled. Source: the chapter's V15.
+    `numeric.similarity_of_weights` at d = 20. Always sampled. Source: derived here.
 
     >>> import icltheory as icl
     >>> gd = icl.GradientDescent(0.01)

@@ -3,7 +3,7 @@
 The specifications of `icltheory` give the contraction or recursion of a solver as an expression; here
 it becomes numbers for many steps at once: powers through log1p, recursions with two terms by
 products of their matrices, Chebyshev's polynomials through cosh. Parameters that are rules (lam_max,
-frobenius, ...) are evaluated for every prompt and prefix. Source: theory/solvers.md, Section 7.
+frobenius, ...) are evaluated for every prompt and prefix. Source: derived here.
 Exported: `solver_residuals`, `conditional_risk`, `coordinates`, `require_convergence`.
 """
 
@@ -296,7 +296,7 @@ def conditional_risk(
     less scatter than errors on single queries it also tells the first step below an accuracy.
 
     covariance: Sigma, (d, d) or (B, d, d); `None` is the identity. Errors: as in `solver_residuals`.
-    Source: theory/solvers.md, V1.
+    Source: derived here.
 
     >>> import icltheory as icl
     >>> from numeric.eigenbasis import prompt_spectra

@@ -2,7 +2,7 @@
 
 The limit risk for d/n -> gamma is an integral over the Marchenko-Pastur law; the law of many steps has
 constants that depend on the other eigenvalues where a parameter is a rule of the spectrum.
-Source: the chapter's V10 and V11. Exported: `solver_risk_limit`, `late_solver_risk`.
+Source: derived here. Exported: `solver_risk_limit`, `late_solver_risk`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def late_solver_risk(
 
     A rule such as 1/frobenius is averaged over the other eigenvalues, which are those of a Wishart
     matrix with sizes min(n, d) - 1 and max(n, d) + 1. Without rules the law is exact (error 0).
-    Errors: `InvalidInput`. Source: the chapter's V11.
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> import icltheory as icl
     >>> law = late_solver_risk(icl.IterativeNewton(1 / icl.symbols.frobenius), 36, n=20, d=20)

@@ -2,7 +2,7 @@
 
 The slow and obvious counterpart of `numeric.run_solvers`, kept as its oracle, and the only one of the
 two that shows what rounding does to a recursion: Newton's doubles it every step where the residual is
--1 and in null spaces (theory/solvers.md, 7.4 and A6). Exported: `step_solver`.
+-1 and in null spaces. Exported: `step_solver`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 w_hat = q(S) X'y + r(S) w_0 with S = X'X of the prefix, not divided by n. All spectral solvers of
 `icltheory` share the decomposition; conjugate gradients run in the eigenbasis; online descent, which
-reads one example after the other, runs beside it. Source: theory/solvers.md, Sections 2 and 7.
+reads one example after the other, runs beside it. Source: derived here.
 Exported: `run_solvers`, `solver_errors`, `SolverRun`, `SolverErrors`.
 """
 
@@ -112,8 +112,7 @@ def run_solvers(
 
     On an empty prefix, and in the null space of any prefix, the weights are w0. A prefix whose
     examples repeat has the minimum-norm solution. Errors: `OutOfDomain` if a step size lies outside
-    the stable range on a prompt; `InvalidInput` for shapes and symbols. Source: theory/solvers.md,
-    V1 and Section 2.
+    the stable range on a prompt; `InvalidInput` for shapes and symbols. Source: derived here.
 
     >>> import icltheory as icl
     >>> from numeric.regression_prompts import solver_prompts

@@ -85,7 +85,7 @@ def wishart_average(
     n, d: integers >= 1, min(n, d) at most 200, max(n, d) at most 1e12; X has n standard Gaussian rows.
 
     The quadrature is refined until the value is stable to 1e-11; `error` is the last change.
-    Errors: `InvalidInput`, `OutOfDomain`. Source: de Bruijn (1955); the chapter's V8.
+    Errors: `InvalidInput`, `OutOfDomain`. Source: de Bruijn (1955).
 
     >>> round(float(wishart_average(lambda x: 1 / x, 10, 3)), 10)  # 3/(10 - 3 - 1)
     0.5
@@ -304,7 +304,7 @@ def wishart_eigenvalues(n: int, d: int, samples: int, seed: Seed = 0) -> np.ndar
 
     Squared singular values of a bidiagonal matrix with independent chi entries, which have exactly
     this law; small ones keep their relative accuracy. Source: Dumitriu and Edelman,
-    math-ph/0206043; the chapter's V9.
+    math-ph/0206043.
 
     >>> wishart_eigenvalues(5, 2, 3, seed=1).shape
     (3, 2)

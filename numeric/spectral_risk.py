@@ -89,7 +89,7 @@ def solver_risk(
     samples, seed: where sampling is needed; 20,000 prompts take about a second at d = 20.
 
     Errors: `InvalidInput`; `OutOfDomain` for least squares with noise and |n - d| <= 1, a sample that
-    diverges, or sizes above the quadrature's. Source: the chapter's V1, V7, V8, V9, V18.
+    diverges, or sizes above the quadrature's. Source: derived here.
 
     >>> import icltheory as icl
     >>> risk = solver_risk(icl.GradientDescent(0.01), [50, 100], n=20, d=20)

@@ -261,9 +261,15 @@ def scaled_points(label: str, rows: Iterable[Row], color: int) -> Series:
     return Series(label, x, tuple(lengths * y), tuple(lengths * error), color)
 
 
-def standard_parts(exact: list[Row], layer: list[Row], models: list[Row]) -> tuple[Part, ...]:
+def standard_parts(
+    exact: list[Row],
+    layer: list[Row],
+    models: list[Row],
+    title: str = "exact results at large n",
+) -> tuple[Part, ...]:
+    """Exact rows under `title`, the simulated layer, and trained models."""
     return (
-        Part("exact results at large n", Comparison.from_rows(exact)),
+        Part(title, Comparison.from_rows(exact)),
         Part("simulation of the real softmax layer", Comparison.from_rows(layer)),
         # A trained model is allowed 5 % of optimisation error: its control is a 20 % change.
         Part("trained models", Comparison.from_rows(models), 1.2),

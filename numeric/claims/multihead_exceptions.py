@@ -31,8 +31,8 @@ from numeric.claims.scenario_experiments import (
     curve,
     heads,
     layer_row,
-    limit_row,
     local,
+    long_prompt_row,
     small_risk,
     tight,
 )
@@ -125,33 +125,33 @@ def exceptions_exact() -> list[Row]:
     )
     one, two = (float(icl.optimal_loss_constant(WIDE, layer)) for layer in (ONE, TWO))
     return [
-        limit_row(
+        long_prompt_row(
             "embedding below d, one head of rank 2, risk",
             floor,
             lambda n: numeric.block_risk(FOUR, projector, 1 / 0.3, n),
             (1e5, 1e6),
         ),
-        limit_row(
+        long_prompt_row(
             "embedding below d, two heads of rank 1, risk",
             floor,
             lambda n: scenarios.limited_risk(FOUR, RANK, 2, n),
         ),
-        limit_row(
+        long_prompt_row(
             "two blocks of one sign, best scale, n * risk",
             float(found.fun),
             lambda n: n * _same_sign(n),
         ),
-        limit_row(
+        long_prompt_row(
             "one full head, n * risk",
             icl.optimal_loss_constant(FOUR, ONE),
             lambda n: n * optimal_risk(FOUR, ONE, n).risk,
         ),
-        limit_row(
+        long_prompt_row(
             "local examples, d = 20, risk of one head over that of two",
             one / two,
             lambda n: study.ratio(optimal_risk(WIDE, ONE, n).risk, optimal_risk(WIDE, TWO, n).risk),
         ),
-        limit_row(
+        long_prompt_row(
             f"tight prior, n omega^2 = {spread}, risk of two heads over the prior alone",
             float(icl.optimal_tight_prior_constant(tight(spread), heads(2, READ))) / spread,
             lambda n: n * small_risk(tight(spread, n), READ, n) / spread,

@@ -29,7 +29,7 @@ from numeric.claims.head_experiments import (
     TWO,
     limit_row,
 )
-from numeric.compare import Comparison, Row
+from numeric.compare import Row
 from numeric.montecarlo import Estimate
 from numeric.plot import Figure, Series
 from numeric.product_features import best_product_head, exact_product_risk, product_expansion
@@ -186,13 +186,7 @@ def _product_features(effort: Effort, progress: Progress) -> tuple[tuple[Part, .
             study.scaled_points("trained layers", models, 2),
         ),
     )
-    parts = (
-        Part("the one-head law, by quadrature", Comparison.from_rows(exact)),
-        Part("simulation of the layer", Comparison.from_rows(layers)),
-        # A trained model is allowed 5 % of optimisation error: its control is a 20 % change.
-        Part("trained models", Comparison.from_rows(models), 1.2),
-    )
-    return parts, figure
+    return study.standard_parts(exact, layers, models, "the one-head law, by quadrature"), figure
 
 
 # -- the claims ------------------------------------------------------------------------------------

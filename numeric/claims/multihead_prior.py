@@ -36,7 +36,7 @@ from numeric.claims.scenario_experiments import (
     exact_row,
     heads,
     layer_row,
-    limit_row,
+    long_prompt_row,
     small_risk,
     tight,
 )
@@ -114,7 +114,7 @@ def prior_exact() -> list[Row]:
     ):
         layer = heads(count, options)
         rows.append(
-            limit_row(
+            long_prompt_row(
                 f"{WORDS[count]}, {name}, n * risk",
                 icl.optimal_loss_constant(PRIOR, layer),
                 lambda n, layer=layer: (
@@ -130,7 +130,7 @@ def prior_exact() -> list[Row]:
     ):
         family = scenarios.at_scale(icl.prior_heads(PRIOR, count), SMALL)
         rows.append(
-            limit_row(
+            long_prompt_row(
                 f"{count} matrix heads, values y + u.x, n * risk",
                 constant,
                 lambda n, family=family: n * scenarios.small_score_risk(PRIOR, family, n),
@@ -292,7 +292,7 @@ def tight_prior_exact() -> list[Row]:
         limit, label = tight(spread), {"n omega^2": spread}
         head, best = _tight_head(spread), numeric.optimal_tight_prior(limit, heads(1, READ))
         rows.append(
-            limit_row(
+            long_prompt_row(
                 "one head, values y + u.x, n * risk",
                 icl.tight_prior_constant(limit, heads(1, READ)).subs(
                     {t: best.t, share: best.share}
@@ -308,7 +308,7 @@ def tight_prior_exact() -> list[Row]:
         ):
             layer = heads(2, options)
             rows.append(
-                limit_row(
+                long_prompt_row(
                     f"two heads, {name}, n * risk",
                     icl.optimal_tight_prior_constant(limit, layer),
                     lambda n, spread=spread, options=options: (
@@ -319,7 +319,7 @@ def tight_prior_exact() -> list[Row]:
             )
     for name, options in (("values y", {}), ("values y + u.x", READ)):
         rows.append(
-            limit_row(
+            long_prompt_row(
                 f"two heads, {name}: n omega^2 below which the prior alone is better",
                 icl.tight_prior_threshold(tight(1), heads(2, options)),
                 lambda n, options=options: _measured_threshold(options, n),

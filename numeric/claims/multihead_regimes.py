@@ -347,13 +347,7 @@ def _query_token(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
             points("two heads, trained", models[1:], "n", 4),
         ],
     )
-    parts = (
-        Part("exact results", Comparison.from_rows(exact)),
-        Part("simulation of the layer", Comparison.from_rows(layers)),
-        # A trained model is allowed 5 % of optimisation error: its control is a 20 % change.
-        Part("trained models", Comparison.from_rows(models), 1.2),
-    )
-    return parts, figure
+    return study.standard_parts(exact, layers, models, "exact results"), figure
 
 
 # -- the claims ------------------------------------------------------------------------------------

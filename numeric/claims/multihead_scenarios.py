@@ -30,8 +30,8 @@ from numeric.claims.scenario_experiments import (
     exact_row,
     heads,
     layer_row,
-    limit_row,
     local,
+    long_prompt_row,
 )
 from numeric.compare import Row
 from numeric.plot import Figure
@@ -85,7 +85,7 @@ def local_exact() -> list[Row]:
         for count in (1, 2):
             layer = heads(count, {})
             rows.append(
-                limit_row(
+                long_prompt_row(
                     f"{WORDS[count]}, n * risk",
                     icl.optimal_loss_constant(task, layer),
                     lambda n, task=task, layer=layer: n * optimal_risk(task, layer, n).risk,
@@ -110,7 +110,7 @@ def local_exact() -> list[Row]:
         task = local(1, 1, dim=dim)
         one, two = (icl.optimal_loss_constant(task, x) for x in (ONE, TWO))
         rows.append(
-            limit_row(
+            long_prompt_row(
                 "risk of one head over that of two, rho = tau = 1",
                 float(one) / float(two),
                 lambda n, task=task: study.ratio(
@@ -121,7 +121,7 @@ def local_exact() -> list[Row]:
         )
     task = local(1, 1)
     rows.append(
-        limit_row(
+        long_prompt_row(
             "uncentred linear attention, rho = tau = 1, risk",
             icl.shift_floor(task, task, LINEAR),
             lambda n: optimal_risk(task, LINEAR, n).risk,
@@ -229,7 +229,7 @@ def shift_exact() -> list[Row]:
             for count in (1, 2):
                 numbers = scenarios.leading_layer(source, count)
                 rows.append(
-                    limit_row(
+                    long_prompt_row(
                         f"{WORDS[count]}, {label}, risk",
                         icl.shift_floor(source, target, heads(count, {})),
                         lambda n, target=target, numbers=numbers: exact_risk(target, numbers, n),

@@ -254,7 +254,7 @@ def limited_risk(task: icl.LinearRegression, rank: int, count: int, n: float) ->
 # -- rows ------------------------------------------------------------------------------------------
 
 
-def limit_row(
+def long_prompt_row(
     quantity: str,
     prediction: Any,
     value: Callable[[float], Any],

@@ -1,7 +1,6 @@
 """Attention networks whose weights are written down and that run an algorithm, one step a layer.
 
-The constructive theorem of Fu et al. (arXiv 2310.17086), corrected and shortened: the chapter on
-solvers, item V20. Attention has the activation max(z, 0)/N over N key columns, a residual path, and
+The constructive theorem of Fu et al. (arXiv 2310.17086), corrected and shortened. Attention has the activation max(z, 0)/N over N key columns, a residual path, and
 a linear MLP with residual, written as the ReLU network max(W h, 0) - max(-W h, 0). Since
 
     max(z, 0) V - max(-z, 0) V = z V,

@@ -2,7 +2,7 @@
 
 The similarity to every step of every family, with ties, intervals and censoring; the effective
 filter, which presupposes no family; a test whether the model is linear in the query at all; and a
-verdict that says what these cannot decide. Source: theory/solvers.md, Section 4, and V13. Exported:
+verdict that says what these cannot decide. Source: derived here. Exported:
 `identify`.
 """
 

@@ -2,7 +2,7 @@
 
 A family is left if it is as similar to the model as the best one, up to one bootstrap standard error
 of the difference on the same prompts; or if the model is farther from the best family than the two
-families are from each other, as trained models are from descent and Newton (theory/solvers.md, V13).
+families are from each other, as trained models are from descent and Newton.
 Exported: `remaining`, `Standing`, `Verdict`, `verdict`.
 """
 

@@ -331,7 +331,7 @@ def test_late_floor_flow_and_rates():
         (lambda: icl.solver_risk(icl.GradientDescent(0.1)), InvalidInput, "steps is missing"),
         (lambda: icl.solver_risk(icl.GradientDescent(0.1), -1), InvalidInput, "no number of steps"),
         (lambda: icl.solver_risk(icl.GradientDescent(0.1), steps), InvalidInput, "symbolic"),
-        (lambda: icl.solver_risk(icl.GradientDescent(0.1), 300), InvalidInput, "above 200"),
+        (lambda: icl.solver_risk(icl.GradientDescent(0.1), 300), InvalidInput, "above 100"),
         (lambda: icl.solver_risk(icl.Ridge(1)), InvalidInput, "no polynomial"),
         (lambda: icl.solver_risk(icl.GradientDescent(), 1), InvalidInput, "depend on the prompt"),
         (lambda: icl.solver_risk(icl.IterativeNewton(1 / frobenius), 1), InvalidInput, "frobenius"),

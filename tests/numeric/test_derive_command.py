@@ -1,0 +1,200 @@
+"""`icltheory derive`: every formula of the table, its options, and refusals in one line."""
+
+import pytest
+import sympy as sp
+import test_runner as fakes
+from test_cli import output, refusal
+
+import icltheory as icl
+import numeric
+from icltheory import symbols
+from numeric import derive_command
+from numeric.formula_forms import described
+
+
+def test_derive_text_shows_formula_validity_source_symbols_and_steps(capsys):
+    text = output(capsys, "derive", "loss-constant")
+    formula = icl.loss_constant(fakes.GENERAL, icl.SoftmaxAttention(heads=1))
+    for piece in (str(formula.expr), "holds for t < 1/2", "arXiv 2401.17426", "label noise", "3. "):
+        assert piece in text
+    assert "infimum, not attained" in output(
+        capsys, "derive", "optimal-loss-constant", "--heads", "3"
+    )
+    assert "minimiser: t = " in output(capsys, "derive", "optimal-loss-constant")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("loss-constant", ["--heads", "2"]),
+        ("loss-constant", ["--attention", "linear"]),
+        ("optimal-loss-constant", []),
+        ("multihead-gain", []),
+        ("finite-prompt-risk", ["--heads", "2"]),
+        ("finite-prompt-risk", ["--attention", "linear-centered"]),
+        ("consistency", ["--heads", "2"]),
+    ],
+)
+def test_every_name_derives_as_text_and_latex(capsys, name, options):
+    assert "source: " in output(capsys, "derive", name, *options)
+    latex = output(capsys, "derive", name, *options, "--latex").splitlines()
+    assert all(line.startswith("% ") for line in latex[1:])
+    assert "noise_var" not in latex[0]
+
+
+@pytest.mark.parametrize("heads", ["1", "2"])
+def test_derived_python_gives_the_compiled_values(capsys, heads):
+    text = output(
+        capsys, "derive", "loss-constant", "--heads", heads, "--noise-var", ".25", "--python"
+    )
+    space = {}
+    exec(text, space)
+    value = space["loss_constant"](d=5, t=0.1)
+    task = icl.LinearRegression(dim=5, noise_var=0.25)
+    f = numeric.compile(icl.loss_constant(task, icl.SoftmaxAttention(heads=int(heads))))
+    assert value == pytest.approx(f(t=0.1), rel=1e-13, abs=0)
+    assert 1.03 * value != pytest.approx(f(t=0.1), rel=1e-13, abs=0)
+
+
+def test_numbers_are_read_exactly(capsys):
+    text = output(
+        capsys, "derive", "optimal-loss-constant", "--heads=2", "--dim=5", "--noise-var=1/3"
+    )
+    assert "\n    23/3\n" in text
+
+
+# What a formula needs to be told.
+NEEDED = {
+    "finite-prompt-risk": ["--heads", "2"],
+    "optimal-finite-prompt-risk": ["--heads", "2"],
+    "width-constant": ["--dim", "6", "--width", "6"],
+    "block-constant": ["--dim", "6", "--blocks", "3,3", "--signs=1,-1"],
+    "prior-crossing": ["--dim", "3"],
+    "tight-prior-constant": ["--dim", "3"],
+    "optimal-tight-prior-constant": ["--dim", "3", "--feature-values"],
+    "tight-prior-threshold": ["--dim", "3", "--feature-values"],
+}
+FORMULAS = sorted(set(derive_command.FORMULAS) - {"convention-table"})
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_every_formula_is_derived_and_its_symbols_are_described(capsys, monkeypatch, name):
+    shown, text = [], derive_command.FORMS["text"]
+    monkeypatch.setitem(derive_command.FORMS, "text", lambda f: shown.append(f) or text(f))
+    options = NEEDED.get(name, [])
+    assert "source: " in output(capsys, "derive", name, *options)
+    assert "\n% source: " in output(capsys, "derive", name, *options, "--latex")
+    assert shown
+    for formula in shown:
+        for info in described(formula):
+            assert info == symbols.describe(info.symbol)
+            assert info.meaning != "given by the user"
+
+
+def test_a_name_of_the_table_is_one_symbol():
+    assert len({symbol.name for symbol in symbols.TABLE}) == len(symbols.TABLE)
+
+
+def test_a_minimiser_is_described(capsys):
+    text = output(capsys, "derive", "block-dimension-limit", "--heads", "4")
+    assert "minimiser: y = " in text
+    assert "    y: t d/H of equal block heads, > 0\n" in text
+
+
+def test_the_table_of_conventions(capsys):
+    text = output(capsys, "derive", "convention-table")
+    for row in icl.convention_table():
+        assert f"{row['name']}:\n    layer: {row['layer']}\n" in text
+
+
+def general(**options):
+    return icl.LinearRegression(noise_var=symbols.noise_var, **options)
+
+
+SAME = {
+    "optimal-loss-constant --heads 2 --local 1,1/2 --dim 5": lambda: icl.optimal_loss_constant(
+        general(dim=5, local=(1, 0.5)), icl.SoftmaxAttention(heads=2)
+    ),
+    "loss-constant --dim 5 --scores=1/4,-1/4 --values=2,-2": lambda: icl.loss_constant(
+        general(dim=5), icl.SoftmaxAttention(scores=[0.25, -0.25], values=[2, -2])
+    ),
+    "loss-constant --dim 3 --prior-norm 2 --prior-var 6 --noise-var 0": lambda: icl.loss_constant(
+        icl.LinearRegression(3, coef_cov=2, coef_mean=[sp.sqrt(2), 0, 0]),
+        icl.SoftmaxAttention(heads=1),
+    ),
+    "small-pair-risk --include-query": lambda: icl.small_pair_risk(
+        fakes.GENERAL, icl.SoftmaxAttention(heads=2, include_query=True)
+    ),
+    "shift-floor --dim 5 --noise-var 0 --local 1,1 --tested 0,1": lambda: icl.shift_floor(
+        icl.LinearRegression(5, local=(1, 1)),
+        icl.LinearRegression(5),
+        icl.SoftmaxAttention(heads=2),
+    ),
+    "bayes-risk-expansion --order 3": lambda: icl.bayes_risk_expansion(fakes.GENERAL, 3),
+    "rank-floor --dim 5 --rank 2": lambda: icl.rank_floor(general(dim=5), 2),
+    "product-bias --features uniform": lambda: icl.product_bias(
+        fakes.GENERAL, icl.UniformCube(dim=1, half_width=sp.sqrt(3))
+    ),
+    "equal-block-constant --heads 4 --sign-sum 0": lambda: icl.equal_block_constant(
+        fakes.GENERAL, 4, 0
+    ),
+    "solver-risk --steps 2 --step-size .01 --length 20 --dim 20": lambda: icl.solver_risk(
+        icl.GradientDescent(0.01), 2, n=20, d=20, noise_var=symbols.noise_var
+    ),
+    "solver-risk --solver least-squares --noise-var 0": lambda: icl.solver_risk(
+        icl.OrdinaryLeastSquares()
+    ),
+    "late-solver-risk --solver newton --order 1": lambda: icl.late_solver_risk(
+        icl.IterativeNewton(symbols.alpha), symbols.steps, order=1
+    ),
+    "matched-steps --solver newton-identity --scale .01 --step-size .02": lambda: icl.matched_steps(
+        icl.IterativeNewton(0.01, start="I"), icl.GradientDescent(0.02)
+    ),
+    "matching-constant --criterion cosine --nu 0": lambda: icl.matching_constant("cosine", 0),
+    "solver-steps --solver heavy-ball": lambda: icl.HeavyBall().steps_formula(),
+}
+
+
+@pytest.mark.parametrize("line", SAME)
+def test_options_are_the_arguments_of_the_function(capsys, line):
+    shown = output(capsys, "derive", *line.split(), "--latex")
+    assert shown.splitlines()[0] == SAME[line]().latex()
+
+
+def test_options_pass_where_the_function_supports_them():
+    head = icl.SoftmaxAttention(heads=2, include_query=True)
+    assert "include_query" not in icl.pair_slope.supports
+    with pytest.raises(icl.InvalidInput, match="include_query"):
+        icl.pair_slope(fakes.GENERAL, head)
+    assert "include_query" in icl.small_pair_risk.supports
+    assert icl.small_pair_risk(fakes.GENERAL, head).expr.free_symbols
+
+
+def test_moments_and_filters_are_shown_as_formulas(capsys):
+    moment = output(
+        capsys, "derive", "wishart-trace-moment", "--power=4", "--length=40", "--dim=20"
+    )
+    assert f"\n    {icl.wishart_trace_moment(4, 40, 20)}\n" in moment
+    ridge = icl.optimal_ridge(noise_var=symbols.noise_var).residual_filter()
+    assert f"\n    {ridge}\n" in output(capsys, "derive", "optimal-ridge")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("solver-risk --solver bfgs", "'bfgs' is not one of gradient-descent, newton"),
+        ("solver-risk --scale 2", "--scale says nothing about solver-risk"),
+        ("solver-risk --solver least-squares --steps 2", "--steps says nothing"),
+        ("solver-risk --steps=-1", "'-1' is not an integer of at least 0"),
+        ("solver-risk --solver ridge", "no polynomial"),
+        ("solver-steps --step-size 2", "--step-size says nothing about solver-steps"),
+        ("matching-constant --criterion cosine", "needs --nu, for example --nu 0"),
+        ("matching-constant --nu 3", "--nu says nothing about matching-constant"),
+    ],
+)
+def test_options_of_solvers_that_have_no_meaning(capsys, line, message):
+    assert message in refusal(capsys, "derive", *line.split())
+
+
+def test_formulas_about_no_task_refuse_its_options(capsys):
+    assert "--dim says nothing" in refusal(capsys, "derive", "phase-exponent", "--dim", "5")
