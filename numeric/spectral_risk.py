@@ -194,7 +194,7 @@ class _Problem:
         if reach > _LARGEST_EIGENVALUE:
             raise OutOfDomain(
                 f"the literal expectation at degree {degree} leaves the range of float64; "
-                f"icl.solver_risk has it exactly up to degree 200, and expectation='stable' has what "
+                f"icl.solver_risk has it exactly up to degree 100, and expectation='stable' has what "
                 f"is seen."
             )
         return reach
