@@ -27,3 +27,7 @@ class TrainingDiverged(IclTheoryError, ArithmeticError):
 
 class CheckpointError(IclTheoryError, ValueError):
     """A saved model that cannot be used: truncated, of another model, or not only weights."""
+
+
+class DivergingMoments(UserWarning):
+    """An expectation that rare prompts carry: right, but far from what a typical prompt shows."""

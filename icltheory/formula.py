@@ -82,6 +82,14 @@ FU = Reference(
     2024,
     "2310.17086",
 )
+CHEN = Reference(
+    "chen2025testtime",
+    "Towards Theoretical Understanding of Transformer Test-Time Computing: Investigation on "
+    "In-Context Linear Regression",
+    "Chen, Xingwu and Lu, Miao and Wu, Beining and Zou, Difan",
+    2025,
+    "2508.07571",
+)
 
 
 @dataclass(frozen=True)
