@@ -1,0 +1,140 @@
+"""Best-of-N on real prompts by simulation: every N from one pool of chains, without bias.
+
+On each prompt a pool of K chains is drawn in the eigenbasis. The expected error of the best of N of
+them, over all subsets of N, is a weighted sum over the pool ranked by the verifier; so one pool serves
+all N <= K, and the verifiers and the mean are compared on common chains. Risks are per coordinate with
+E w*w*' = I. Source: derived here. Exported: `simulate_selection`, `SelectionSimulation`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from icltheory.chains import NoisyDecoding
+from icltheory.errors import InvalidInput
+from numeric.arrays import integer, number, positive_integers
+from numeric.chain_laws import VERIFIERS, ChainLaw, cache_batches, chain_law
+from numeric.chain_prompts import DecodingPrompts, PromptAverage
+from numeric.montecarlo import Seed, seed_sequence
+
+RULES = ("mean", *VERIFIERS)
+
+
+@dataclass(frozen=True, eq=False)
+class SelectionSimulation:
+    """Simulated risks per coordinate at the numbers of samples `samples`, (M,).
+
+    errors: for every rule |w - w*|^2/d on every prompt, (P, M). `a.risk(x) - b.risk(y)` is a paired
+    difference: rules share their chains, and simulations of one seed their prompts.
+    """
+
+    samples: np.ndarray
+    pool: int
+    errors: dict[str, np.ndarray]
+
+    def risk(self, rule: str) -> PromptAverage:
+        """The risk of "mean", "prompt_loss" or "oracle"; averages of shape (M,)."""
+        if rule not in self.errors:
+            raise InvalidInput(f"rule = {rule!r} was not simulated; there are {list(self.errors)}.")
+        return PromptAverage(self.errors[rule])
+
+
+def simulate_selection(
+    prompts: DecodingPrompts,
+    decoding: NoisyDecoding,
+    samples: Any,
+    *,
+    rules: tuple[str, ...] = RULES,
+    pool: int | None = None,
+    verifier_noise: float = 0.0,
+    seed: Seed = 0,
+) -> SelectionSimulation:
+    """Simulate the mean and the best of N chains on every prompt.
+
+    Parameters
+    ----------
+    prompts: at least 2, from `numeric.decoding_prompts`, with the label noise of the decoding.
+    samples: numbers N >= 1, an integer or a sequence.
+    rules: "mean" averages; "prompt_loss" and "oracle" (the true error) keep the best.
+    pool: chains a prompt, at least max(samples); `None` is max(samples). More make the numbers at
+        small N more precise.
+    verifier_noise: standard deviation of a normal error that is added to |y - X w|^2/n, or to
+        |w - w*|^2, at every look.
+
+    Memory is bounded by one prompt's pool. Errors: `InvalidInput`, `OutOfDomain`.
+
+    >>> import icltheory as icl
+    >>> from numeric import decoding_prompts
+    >>> data, chain = decoding_prompts(20, 10, 500, seed=1), icl.NoisyDecoding(0.5, 0.5, 3)
+    >>> result = simulate_selection(data, chain, [1, 64])
+    >>> [result.risk(rule).value.round(1).tolist() for rule in ("mean", "prompt_loss", "oracle")]
+    [[0.6, 0.2], [0.6, 0.2], [0.6, 0.1]]
+    """
+    law = chain_law(prompts, decoding)
+    counts = np.atleast_1d(positive_integers(samples, "samples"))
+    if counts.ndim != 1:
+        raise InvalidInput(f"samples has shape {counts.shape}; pass an integer or a sequence.")
+    size = int(counts.max()) if pool is None else integer(pool, "pool")
+    if size < counts.max():
+        raise InvalidInput(f"pool = {size} is below samples = {int(counts.max())}; draw that many.")
+    noise = number(verifier_noise, "verifier_noise")
+    if noise < 0:
+        raise InvalidInput(f"verifier_noise = {noise:g} is negative; pass 0 or more.")
+    if unknown := [rule for rule in rules if rule not in RULES]:
+        raise InvalidInput(f"rules contains {unknown[0]!r}; pass some of {RULES}.")
+    if len(prompts) < 2:
+        raise InvalidInput("one prompt has no standard error; draw at least 2.")
+    weights = _rank_weights(size, counts)
+    errors = {rule: np.empty((len(prompts), len(counts))) for rule in rules}
+    rng = np.random.default_rng(seed_sequence(seed))
+    for part in cache_batches(len(prompts), size * prompts.dim):
+        moved = draw_moves(law, part, size, rng)
+        error = moved + law.overfit[part, None]
+        square = np.square(error).sum(axis=-1)
+        look = noise * rng.standard_normal(square.shape) if noise else 0.0
+        for rule, out in errors.items():
+            if rule == "mean":
+                out[part] = _mean_errors(error, square, counts)
+            else:
+                losses = square if rule == "oracle" else _losses(law, part, moved)
+                order = np.argsort(losses + look, axis=1)
+                out[part] = np.take_along_axis(square, order, axis=1) @ weights
+    return SelectionSimulation(
+        counts.astype(int), size, {rule: out / prompts.dim for rule, out in errors.items()}
+    )
+
+
+def draw_moves(law: ChainLaw, part: slice, chains: int, rng: np.random.Generator) -> np.ndarray:
+    """c + s z for the prompts of `part`, (p, chains, d)."""
+    centre, spread = law.centre[part, None], law.spread[part, None]
+    moved = rng.standard_normal((len(centre), chains, law.dim))
+    moved *= spread
+    moved += centre
+    return moved
+
+
+def _losses(law: ChainLaw, part: slice, moved: np.ndarray) -> np.ndarray:
+    """|y - X w|^2/n up to a constant, (p, chains)."""
+    return np.einsum("pkd,pkd,pd->pk", moved, moved, law.eigenvalues[part])
+
+
+def _mean_errors(error: np.ndarray, square: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """E |mean of N of the pool's chains|^2 over all subsets, (p, M)."""
+    size = square.shape[1]
+    one = square.mean(axis=1)
+    if size == 1:
+        return one[:, None]
+    cross = (size * np.square(error.mean(axis=1)).sum(axis=-1) - one) / (size - 1)
+    return np.multiply.outer(one, 1 / counts) + np.multiply.outer(cross, 1 - 1 / counts)
+
+
+def _rank_weights(size: int, counts: np.ndarray) -> np.ndarray:
+    """P(the candidate of rank i is the best of N out of `size`), (size, M)."""
+    out = np.zeros((size, len(counts)))
+    out[0] = counts / size
+    for rank in range(size - 1):
+        out[rank + 1] = out[rank] * np.maximum(size - counts - rank, 0) / (size - 1 - rank)
+    return out
