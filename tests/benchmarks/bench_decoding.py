@@ -1,0 +1,99 @@
+"""Chains of 1,000 prompts x 64 chains x 32 steps at d = 32, and the predictions of a planner.
+
+The comparison steps one chain after another with NumPy; it runs on a few prompts and its time is
+extrapolated by their number. Ratios are taken within one run.
+"""
+
+import time
+
+import numpy as np
+import pytest
+
+import icltheory as icl
+import numeric
+
+PROMPTS, CHAINS, STEPS, LENGTH, DIM = 1000, 64, 32, 64, 32
+CHAIN = icl.NoisyDecoding(0.4, 0.3, STEPS, samples=CHAINS)
+
+
+def looped(prompts, rng):
+    """Squared error per coordinate of one chain, a chain at a time, (prompts,)."""
+    out = np.empty(prompts)
+    for p in range(prompts):
+        X, truth = rng.standard_normal((LENGTH, DIM)), rng.standard_normal(DIM)
+        gram = X.T @ X / LENGTH
+        target = gram @ truth
+        total = 0.0
+        for _ in range(CHAINS):
+            w = np.zeros(DIM)
+            for _ in range(STEPS):
+                w = w - 0.4 * (gram @ w - target) + 0.3 * rng.standard_normal(DIM)
+            total += np.square(w - truth).mean()
+        out[p] = total / CHAINS
+    return out
+
+
+@pytest.mark.parametrize("method", ["recursion", "eigenbasis"])
+def test_simulated_chains(benchmark, method):
+    """Issue: at least 10 times faster than a loop over chains, for the fast method; both are shown."""
+
+    def call():
+        return numeric.simulate_chains(CHAIN, LENGTH, DIM, prompts=PROMPTS, seed=1, method=method)
+
+    result = benchmark.pedantic(call, rounds=3, warmup_rounds=1)
+    few = 20
+    start = time.perf_counter()
+    values = looped(few, np.random.default_rng(2))
+    loop = (time.perf_counter() - start) * PROMPTS / few
+    risk = result.risk(1)
+    error = np.hypot(risk.standard_error[0], values.std() / np.sqrt(few))
+    assert abs(values.mean() - risk.value[0]) < 5 * error
+    ratio = loop / benchmark.stats["min"]
+    benchmark.extra_info.update(ratio=round(ratio))
+    print(f"{method}: {benchmark.stats['min']:.3f} s; loop: {loop:.1f} s; ratio {ratio:.0f}")
+    assert ratio > (10 if method == "eigenbasis" else 4)
+
+
+def test_predictions_for_ten_thousand_settings(benchmark):
+    """Issue: a planner over 10^4 settings in under 5 s, with the saddlepoint on 32 prompts."""
+    data = numeric.decoding_prompts(LENGTH, DIM, 32, reduced=True, seed=3)
+    counts, steps = 2.0 ** np.arange(12), np.arange(1, 25)[:, None]
+    levels = np.geomspace(0.02, 1, 12)
+
+    def call():
+        return [
+            numeric.selection_risk(data, CHAIN, counts, rule=rule, steps=steps, noise_std=levels)
+            for rule in ("mean", "prompt_loss", "oracle")
+        ]
+
+    results = benchmark.pedantic(call, rounds=2, warmup_rounds=1)
+    assert sum(result.value.size for result in results) > 10_000
+    print(f"{sum(r.value.size for r in results)} settings: {benchmark.stats['min']:.2f} s")
+    assert benchmark.stats["min"] < 5
+
+
+def test_exact_contraction_moments(benchmark):
+    """Issue: beta_0, ..., beta_24 at n and d under 1 s; the other route is the recursion of traces."""
+    from icltheory import contraction
+
+    def call():
+        contraction.path_moments.cache_clear()
+        return contraction.contraction_moments(24, 40, 60, icl.NoisyDecoding(0.37, 0, 0).step_size)
+
+    values = benchmark.pedantic(call, rounds=5)
+    start = time.perf_counter()
+    moments = [icl.wishart_trace_moment(k, 40, 60) for k in range(25)]
+    other = time.perf_counter() - start
+    assert contraction.path_moments(40, 60, 24)[24] * 60 == moments[24]
+    assert values[1] == 1 - icl.NoisyDecoding(0.37, 0, 0).step_size
+    print(f"paths: {benchmark.stats['min'] * 1e3:.1f} ms; traces: {other * 1e3:.1f} ms")
+    assert benchmark.stats["min"] < 1
+
+
+def test_limits_of_contraction_moments(benchmark):
+    """Issue: beta_0, ..., beta_10000 of the limit under 50 ms."""
+    powers = np.arange(10_001)
+    values = benchmark(numeric.contraction_moments_limit, powers, 1.0, 0.5)
+    assert abs(values[-1] / (np.pi * 5000) ** -0.5 - 1) < 1e-4
+    print(f"{benchmark.stats['min'] * 1e3:.1f} ms")
+    assert benchmark.stats["min"] < 0.05
