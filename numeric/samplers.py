@@ -3,7 +3,7 @@
 Two samplers exist on purpose: "plain" draws whole prompts and evaluates the layer, the slow and
 obvious oracle; "reduced" draws one score coordinate a token and averages everything else exactly
 (derived here; the model is that of Cui et al., arXiv 2401.17426). `numeric.monte_carlo_risk` streams
-them. Exported: `sample_prompts`, `prompt_floats`, `Heads`, `heads_of`, `linear_scale`,
+them. Exported: `sample_prompts`, `sample_examples`, `prompt_floats`, `Heads`, `heads_of`, `linear_scale`,
 `softmax_sampler`, `linear_sampler`.
 """
 
@@ -43,6 +43,18 @@ def sample_prompts(
     >>> [a.shape for a in sample_prompts(arrays, 4, 3, np.random.default_rng(0))]
     [(3, 4, 2), (3, 4), (3, 2), (3,)]
     """
+    features, labels, query, theta = sample_examples(arrays, prompt_length, size, rng, coordinates)
+    return features, labels, query, np.einsum("bj,bj->b", theta, query)
+
+
+def sample_examples(
+    arrays: TaskArrays,
+    prompt_length: int,
+    size: int,
+    rng: np.random.Generator,
+    coordinates: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The prompts of `sample_prompts` with the coefficients theta (B, d) in place of theta.x_q."""
     n, d = prompt_length, arrays.dim
     features = rng.standard_normal((size, n, d)) @ arrays.feature_root
     query = rng.standard_normal((size, d)) @ arrays.feature_root
@@ -57,7 +69,7 @@ def sample_prompts(
         features[..., coordinates:] = query[..., coordinates:] = 0.0
     labels = np.matmul(features, theta[:, :, None])[:, :, 0]
     labels += math.sqrt(arrays.noise_var) * rng.standard_normal((size, n))
-    return features, labels, query, np.einsum("bj,bj->b", theta, query)
+    return features, labels, query, theta
 
 
 def prompt_floats(arrays: TaskArrays, prompt_length: int) -> int:

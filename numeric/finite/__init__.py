@@ -14,6 +14,9 @@ from numeric.finite.construct import newton_transformer as newton_transformer
 from numeric.finite.contrasts import LSTM as LSTM
 from numeric.finite.contrasts import LoopedLinearAttention as LoopedLinearAttention
 from numeric.finite.curriculum import Curriculum as Curriculum
+from numeric.finite.decoder import LinearSelfAttention as LinearSelfAttention
+from numeric.finite.decoder_training import train_decoder as train_decoder
+from numeric.finite.decoder_weights import LearnedDescent as LearnedDescent
 from numeric.finite.ensemble import train_many as train_many
 from numeric.finite.identification import Identification as Identification
 from numeric.finite.identify import identify as identify

@@ -19,6 +19,7 @@ from torch import nn
 
 from icltheory.errors import CheckpointError, InvalidInput
 from numeric.finite.contrasts import LSTM, LoopedLinearAttention
+from numeric.finite.decoder import LinearSelfAttention
 from numeric.finite.models import LinearAttention, SoftmaxAttention
 from numeric.finite.tokens import TokenAttention
 from numeric.finite.transformer import Transformer
@@ -33,6 +34,7 @@ _CLASSES: dict[str, type[nn.Module]] = {
         Transformer,
         LSTM,
         LoopedLinearAttention,
+        LinearSelfAttention,
     )
 }
 

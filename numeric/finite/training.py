@@ -5,17 +5,15 @@ target theta.x_q, that is an unbiased estimate of the excess risk. The learning 
 cosine to zero, so the last iterates average the gradient noise; with schedule="constant" and
 optimizer="sgd" a step of rate r is a time 2 r of the gradient flow, which descends half the risk.
 Exported: `train`, `TrainingRun`; the loop serves
-`numeric.finite.ensemble` as well.
+`numeric.finite.ensemble` and `numeric.finite.decoder_training` as well.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import html
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from icltheory.errors import CheckpointError, InvalidInput, TrainingDiverged
 from icltheory.task import LinearRegression
@@ -34,6 +31,7 @@ from numeric.finite.checkpoint import check_fits, read, save
 from numeric.finite.curriculum import Curriculum
 from numeric.finite.transformer import SequenceModel
 from numeric.montecarlo import child_seed, sample_prompts, seed_sequence
+from numeric.progress import progress_bar as progress_bar
 
 OPTIMIZERS = {"adam": (torch.optim.Adam, 0.02), "sgd": (torch.optim.SGD, 0.1)}
 _SCHEDULES = ("cosine", "constant")
@@ -174,22 +172,6 @@ def train(
         "start": weights_digest(model),
         **given_settings(warmup, clip_norm, curriculum, average_labels),
     }
-    every = int(positive_integers(checkpoint_every, "checkpoint_every"))
-    engine = OPTIMIZERS[optimizer][0](model.parameters(), lr=settings["learning_rate"])
-    history = History([model])
-    if checkpoint is not None and resume and Path(checkpoint).exists():
-        _restore(checkpoint, model, engine, settings, history)
-
-    def write() -> None:
-        if checkpoint is not None:
-            state = {
-                "settings": settings,
-                "loss": [float(x) for (x,) in history.loss],
-                "trajectory": [dict(r) for (r,) in history.records],
-                "optimizer": engine.state_dict(),
-            }
-            save(model, checkpoint, training=state)
-
     averaged = AveragedRisk(task, prompt_length) if average_prompts else None
     labelled = LabelAveragedRisk(model, arrays) if average_labels else None
 
@@ -206,8 +188,49 @@ def train(
             return labelled(X, query).mean()[None]
         return squared_error(model(X, y, query), target)[None]
 
+    limit = DIVERGED * arrays.signal
+    return train_on(
+        model,
+        losses,
+        settings,
+        limit,
+        progress=progress,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+    )
+
+
+def train_on(
+    model: nn.Module,
+    losses: Callable[[int], torch.Tensor],
+    settings: dict[str, Any],
+    limit: float,
+    *,
+    progress: bool | None,
+    checkpoint: str | os.PathLike[str] | None,
+    checkpoint_every: int,
+    resume: bool,
+) -> TrainingRun:
+    """Train one model on `losses`, (1,) at every step, up to the loss `limit`; the rest as in `train`."""
+    every = int(positive_integers(checkpoint_every, "checkpoint_every"))
+    engine = OPTIMIZERS[settings["optimizer"]][0](model.parameters(), lr=settings["learning_rate"])
+    history = History([model])
+    if checkpoint is not None and resume and Path(checkpoint).exists():
+        _restore(checkpoint, model, engine, settings, history)
+
+    def write() -> None:
+        if checkpoint is not None:
+            state = {
+                "settings": settings,
+                "loss": [float(x) for (x,) in history.loss],
+                "trajectory": [dict(r) for (r,) in history.records],
+                "optimizer": engine.state_dict(),
+            }
+            save(model, checkpoint, training=state)
+
     write()  # a place or a model that cannot be saved is refused before the work is done
-    limits = np.array([DIVERGED * arrays.signal])
+    limits = np.array([limit])
     with progress_bar(settings["steps"], len(history.loss), progress) as bar:
         try:
             for done in descend(engine, losses, settings, history, limits, bar):
@@ -312,15 +335,6 @@ def descend(
         if len(history.loss) % _WINDOW == 0:
             bar.set_postfix(loss=f"{np.mean(history.loss[-_WINDOW:]):.4g}")
         yield step + 1
-
-
-@contextlib.contextmanager
-def progress_bar(total: int, initial: int, progress: bool | None) -> Iterator[Any]:
-    """A bar on a terminal and in a notebook (`progress` None), always (True) or never (False)."""
-    visible = sys.stderr.isatty() or "ipykernel" in sys.modules
-    show = visible if progress is None else progress
-    with tqdm(total=total, initial=initial, disable=not show, desc="training", delay=2) as bar:
-        yield bar
 
 
 def shared_settings(
