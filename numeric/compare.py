@@ -4,14 +4,14 @@ A row agrees if the estimate lies within five standard errors (plus a stated all
 prediction *and* those five standard errors are small enough to have seen a deviation that matters.
 A row that could not have seen it has "poor resolution" and does not pass; a row without a finite
 standard error is "not testable this way" and neither passes nor fails. Exported: `compare`, `Row`,
-`Comparison`.
+`Comparison`; `text_table`, `html_table` and `cell_text` draw other tables too.
 """
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -207,7 +207,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """A dict for strict JSON: NaN and infinities are the text "nan", "inf", "-inf"."""
-        return {"rows": [{k: _encode(v) for k, v in _record(row).items()} for row in self.rows]}
+        return {"rows": [{k: _encode(v) for k, v in row_record(row).items()} for row in self.rows]}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Comparison:
@@ -242,30 +242,17 @@ class Comparison:
             ) from error
         records = []
         for row in self.rows:
-            record = _record(row)
+            record = row_record(row)
             records.append({**record.pop("setting"), **record})
         return pandas.DataFrame.from_records(records)
 
     # -- display -----------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        header, body = self._table()
-        widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-        # Numbers to the right; the verdict, the last column, to the left.
-        lines = []
-        for cells in (header, *body):
-            padded = [c.rjust(w) for c, w in zip(cells[:-1], widths[:-1], strict=True)]
-            lines.append("  ".join([*padded, cells[-1]]))
-        return "\n".join(lines)
+        return text_table(*self._table())
 
     def _repr_html_(self) -> str:
-        header, body = self._table()
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        lines = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
-            for cells in body
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+        return html_table(*self._table())
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         keys = self._setting_keys()
@@ -275,8 +262,8 @@ class Comparison:
             verdict = f"{row.verdict}: {row.reason}" if row.reason else row.verdict
             numbers = (row.prediction, row.estimate, row.standard_error, row.allowance)
             body.append(
-                [_cell(row.setting.get(key, "")) for key in keys]
-                + [_cell(x) for x in numbers]
+                [cell_text(row.setting.get(key, "")) for key in keys]
+                + [cell_text(x) for x in numbers]
                 + [f"{row.z:.2f}", f"{row.resolution:.3g}", verdict]
             )
         return [*keys, *names], body
@@ -306,7 +293,7 @@ class Comparison:
             ax = plt.subplots()[1]
         for number, (rest, rows) in enumerate(series.items()):
             rows = sorted(rows, key=lambda row: row.setting[x])
-            label = ", ".join(f"{k} = {_cell(v)}" for k, v in rest) if len(series) > 1 else ""
+            label = ", ".join(f"{k} = {cell_text(v)}" for k, v in rest) if len(series) > 1 else ""
             suffix = f" ({label})" if label else ""
             places, color = [row.setting[x] for row in rows], f"C{number % 10}"
             errors = [row.standard_error if row.testable else 0.0 for row in rows]
@@ -342,10 +329,34 @@ class Comparison:
         return (varying or keys)[0]
 
 
+# -- tables ----------------------------------------------------------------------------------------
+
+
+def text_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Cells in aligned columns: numbers to the right, and the last column, a verdict, to the left."""
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    lines = []
+    for cells in (header, *body):
+        padded = [c.rjust(w) for c, w in zip(cells[:-1], widths[:-1], strict=True)]
+        lines.append("  ".join([*padded, cells[-1]]))
+    return "\n".join(lines)
+
+
+def html_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Cells as an HTML table."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    lines = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+        for cells in body
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+
+
 # -- cells and numbers -----------------------------------------------------------------------------
 
 
-def _record(row: Row) -> dict[str, Any]:
+def row_record(row: Row) -> dict[str, Any]:
+    """The fields of a row and what follows from them."""
     return {
         "setting": row.setting,
         "prediction": row.prediction,
@@ -395,7 +406,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """A setting or a number as a cell of a table."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return "none" if value is None else str(value)

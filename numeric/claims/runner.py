@@ -8,23 +8,17 @@ it instead of computing it. A claim that raises does not stop the others. Export
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib
 import json
 import multiprocessing
 import os
 import pkgutil
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,9 +26,11 @@ from typing import Any
 from icltheory import checks
 from icltheory.errors import IclTheoryError, InvalidInput
 from numeric import claims as modules
+from numeric import workers
 from numeric.claims.base import CLAIMS, Claim, ClaimResult, Effort, Progress
 from numeric.compare import AGREES, DEVIATES, Row
 from numeric.plot import write_atomically
+from numeric.workers import code_digest as _code
 
 CONFIRMED = "confirmed"
 REFUTED = "refuted"
@@ -44,10 +40,7 @@ NOT_RUN = "not run"
 
 PAPERS = ("multihead", "largeprompt", "solvers", "decoding")
 
-# One thread a worker: the claims already share the cores between them.
-_ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _POLL = 0.2  # seconds between two looks at the workers
-_PATIENCE = 5.0  # seconds a stopped worker has to end by itself
 
 
 @dataclass(frozen=True)
@@ -210,6 +203,7 @@ _events: Any = None
 def _start_worker(events: Any) -> None:
     global _events
     _events = events
+    workers.end_with_parent()
 
 
 def _work(claim: str, experiment: Callable[..., Any], effort: Effort) -> Outcome:
@@ -228,7 +222,7 @@ def _run_in_workers(
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(jobs, context, _start_worker, (events,))
     try:
-        with _worker_surroundings():
+        with workers.surroundings():
             # Claims themselves hold lambdas; an experiment is a function that a worker can import.
             running = {pool.submit(_work, c.id, c.experiment, effort): c.id for c in claims}
         while running:
@@ -240,13 +234,7 @@ def _run_in_workers(
     except BaseException:
         # The pool would wait for its running claims; they may need minutes.
         pool.shutdown(wait=False, cancel_futures=True)
-        workers = set(multiprocessing.active_children()) - others
-        for process in workers:
-            process.terminate()
-        for process in workers:
-            process.join(_PATIENCE)
-            if process.is_alive():
-                process.kill()
+        workers.stop(set(multiprocessing.active_children()) - others)
         raise
     finally:
         pool.shutdown()
@@ -265,28 +253,6 @@ def _of_future(claim: str, future: Future[Outcome]) -> Outcome:
         return Outcome(claim, error=f"{type(error).__name__}: {error}")
 
 
-@contextlib.contextmanager
-def _worker_surroundings() -> Iterator[None]:
-    """What workers inherit at their start: one thread each, and Ctrl-C left to the parent.
-
-    Both must be in place before a worker's first import, so an initializer would come too late.
-    """
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main else None
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        if in_main:
-            signal.signal(signal.SIGINT, handler)
-
-
 # -- results on disk -----------------------------------------------------------------------------
 
 
@@ -302,19 +268,6 @@ def _result_folder(out: str | os.PathLike[str]) -> Path:
     write_atomically(probe, b"")
     probe.unlink()
     return folder
-
-
-@cache
-def _code() -> str:
-    """Digest of the source of both packages: a changed derivation makes every result old."""
-    digest = hashlib.sha256()
-    for package in ("icltheory", "numeric"):
-        root = resources.files(package)
-        with resources.as_file(root) as folder:
-            for path in sorted(Path(folder).rglob("*.py")):
-                digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-                digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _fingerprint(claim: str, effort: Effort) -> dict[str, Any]:

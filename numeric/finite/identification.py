@@ -14,6 +14,7 @@ import numpy as np
 
 from icltheory.errors import InvalidInput
 from numeric.best_step import BestMatch
+from numeric.compare import html_table
 from numeric.filter_estimate import EffectiveFilter
 from numeric.finite.verdict import Standing, Verdict
 from numeric.plot import Figure, Series, SideBySide, to_svg
@@ -186,7 +187,7 @@ class Identification:
             f"<p>{html.escape(self._headline())}</p>",
             f"<p><b>{html.escape(self.verdict.sentences[0])}</b> "
             f"{html.escape(' '.join(self.verdict.sentences[1:]))}</p>",
-            *(_html(rows) for rows in (self._layer_rows(), self._match_rows())),
+            *(html_table(*rows) for rows in (self._layer_rows(), self._match_rows())),
         ]
         for i, figure in enumerate((self.figure, self.family_figure())):
             parts.append(to_svg(figure, f"identify-{id(self):x}-{i}-"))
@@ -306,13 +307,3 @@ def _text(table: Rows) -> str:
         padded[0] = cells[0].ljust(widths[0])
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
-
-
-def _html(table: Rows) -> str:
-    header, body = table
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
-        for cells in body
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
