@@ -285,7 +285,7 @@ def optimal_linear_attention(task: LinearRegression, query_cov: Any = None) -> F
     (d*noise_var + d + 1)/(d*noise_var + d + n + 1)
     """
     sigma, moment, query = task.feature_cov, task.coef_cov, query_covariance(task, query_cov)
-    variance = _example_variance(task)
+    variance = example_variance(task)
     best = (sigma @ moment @ sigma + variance * (1 / n)).inverse() @ sigma @ moment
     error = sigma @ best - Square.identity(1, task.dim)
     risk = (moment @ error @ query @ error.T).trace()
@@ -310,7 +310,7 @@ def optimal_linear_attention(task: LinearRegression, query_cov: Any = None) -> F
     )
 
 
-def _example_variance(task: LinearRegression) -> Square:
+def example_variance(task: LinearRegression) -> Square:
     """W with q'W q the variance of (q.x) y: the kernel in u = q'Sigma q and c = q'Sigma M Sigma q."""
     kernel = influence_kernel("linear").polynomial
     kernel = kernel.xreplace({SIGNAL: task.signal, NOISE: task.noise_var})

@@ -52,6 +52,27 @@ gap = sp.Symbol("gap", integer=True, nonnegative=True)
 eta = sp.Symbol("eta", positive=True)
 alpha = sp.Symbol("alpha", positive=True)
 penalty = sp.Symbol("penalty", positive=True)
+tilt = sp.Symbol("tilt", real=True)
+squared_bias = sp.Symbol("squared_bias", positive=True)
+temperature = sp.Symbol("temperature", positive=True)
+snr = sp.Symbol("snr", positive=True)
+gain = sp.Symbol("gain", positive=True)
+channel_std = sp.Symbol("channel_std", positive=True)
+error_fraction = sp.Symbol("error_fraction", nonnegative=True)
+success = sp.Symbol("success", nonnegative=True)
+false_negative = sp.Symbol("false_negative", nonnegative=True)
+false_positive = sp.Symbol("false_positive", nonnegative=True)
+margin = sp.Symbol("margin", positive=True)
+readout_scale = sp.Symbol("readout_scale", positive=True)
+log_loss = sp.Symbol("log_loss", nonnegative=True)
+log_loss_var = sp.Symbol("log_loss_var", nonnegative=True)
+z = sp.Symbol("z", positive=True)
+noise_std = sp.Symbol("noise_std", nonnegative=True)
+samples = sp.Symbol("samples", integer=True, positive=True)
+label_noise_var = sp.Symbol("label_noise_var", nonnegative=True)
+label_noise_ratio = sp.Symbol("label_noise_ratio", nonnegative=True)
+sample_noise = sp.Symbol("sample_noise", positive=True)
+budget = sp.Symbol("budget", integer=True, positive=True)
 
 
 @dataclass(frozen=True)
@@ -118,7 +139,48 @@ TABLE: dict[sp.Symbol, SymbolInfo] = {
         SymbolInfo(gap, "number of examples after a given one", "integer >= 0", "g"),
         SymbolInfo(eta, "step size of gradient descent", "> 0", r"\eta"),
         SymbolInfo(alpha, "scale of the start of Newton's iteration", "> 0", r"\alpha"),
+        SymbolInfo(z, "variable of a generating function", "> 0", "z"),
+        SymbolInfo(noise_std, "standard deviation of the noise of a thought", ">= 0", r"\sigma"),
+        SymbolInfo(samples, "number of sampled chains", "integer >= 1", "N"),
+        SymbolInfo(label_noise_var, "label noise, |w|^2 = d", ">= 0", r"\sigma_y^{2}"),
+        SymbolInfo(label_noise_ratio, "limit of label_noise_var/n", ">= 0", r"\rho_y"),
+        SymbolInfo(sample_noise, "noise_std^2/samples", "> 0", r"\varsigma"),
+        SymbolInfo(budget, "number of thoughts of all chains together", "integer >= 1", "C"),
         SymbolInfo(penalty, "penalty of ridge regression", "> 0", r"\lambda_r"),
+        SymbolInfo(
+            tilt,
+            "inverse temperature of the weights exp(-tilt loss) of candidates",
+            "real",
+            r"\theta",
+        ),
+        SymbolInfo(squared_bias, "squared error |w - w*|^2 of the chain without noise", "> 0", "B"),
+        SymbolInfo(temperature, "temperature of a binary sampler", "> 0", "T"),
+        SymbolInfo(
+            snr,
+            "signal-to-noise ratio gain^2/channel_std^2 of a binary channel",
+            "> 0",
+            r"\mathrm{snr}",
+        ),
+        SymbolInfo(
+            gain, "gain of the binary channel u = gain w* + channel_std G", "> 0", r"\kappa"
+        ),
+        SymbolInfo(
+            channel_std, "noise of the binary channel u = gain w* + channel_std G", "> 0", r"\omega"
+        ),
+        SymbolInfo(error_fraction, "fraction of wrong bits", "0 <= error_fraction <= 1", r"\rho"),
+        SymbolInfo(success, "probability that one sample is right", "0 <= success <= 1", "P"),
+        SymbolInfo(
+            false_negative, "probability that a verifier rejects a right answer", "0 to 1", "f_n"
+        ),
+        SymbolInfo(
+            false_positive, "probability that a verifier accepts a wrong answer", "0 to 1", "f_p"
+        ),
+        SymbolInfo(margin, "distance of a state from the threshold over its noise", "> 0", "x"),
+        SymbolInfo(readout_scale, "factor of the answer, 1/c for the block R = c I", "> 0", "u"),
+        SymbolInfo(log_loss, "mean of -ln P(right bit) a coordinate", ">= 0", r"\mathcal{L}"),
+        SymbolInfo(
+            log_loss_var, "variance of ln P(right bit) a coordinate", ">= 0", r"\mathcal{V}"
+        ),
         SymbolInfo(time, "time of the flow, step size times steps on half the risk", ">= 0", "t"),
     )
 }

@@ -19,6 +19,7 @@ import sympy as sp
 
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.formula import Formula
+from icltheory.laws.normal import MPMATH
 from icltheory.matrix_calculus import matrix_symbols
 from icltheory.symbols import describe
 from numeric.arrays import finite
@@ -56,7 +57,9 @@ class Evaluator:
         self._title = formula.name
         self._shape = formula.expr.shape if isinstance(formula.expr, sp.MatrixBase) else None
         entries = list(formula.expr) if self._shape else [formula.expr]
-        self._entries = sp.lambdify(self._symbols, entries, modules=_modules(backend), cse=True)
+        # Common parts of an integrand contain its variable, which has no value outside.
+        shared = not any(sp.sympify(entry).has(sp.Integral) for entry in entries)
+        self._entries = sp.lambdify(self._symbols, entries, modules=_modules(backend), cse=shared)
         self._conditions = [
             (condition, sp.lambdify(self._symbols, condition, modules=backend))
             for condition in conditions(formula, symbols)
@@ -254,6 +257,16 @@ def compile(
     if on_invalid not in _ON_INVALID:
         raise InvalidInput(f"on_invalid = {on_invalid!r} is not one of {', '.join(_ON_INVALID)}.")
     if isinstance(formula, Formula) and not matrix_symbols(formula.expr):
+        if backend != "mpmath" and formula.expr.has(sp.Integral):
+            raise InvalidInput(
+                f"'{formula.name}' contains an integral; compile it with backend='mpmath', or put "
+                f"numbers in with .subs and call .evalf()."
+            )
+        if any(sp.sympify(entry).has(sp.Sum) for entry in sp.flatten([formula.expr])):
+            raise InvalidInput(
+                f"'{formula.name}' contains a sum over a symbolic number of terms; derive it for a "
+                f"number, or put numbers in with .subs and call .evalf()."
+            )
         return Evaluator(formula, backend, on_invalid)
     from numeric.matrix_evaluator import MatrixEvaluator
 
@@ -313,13 +326,30 @@ def argument(value: Any, name: str, backend: str) -> Any:
 
 def _modules(backend: str) -> Any:
     """The namespaces of the generated code: the backend, and what it has no name for."""
-    return [{"LambertW": _lambert_w}, backend] if backend in ("numpy", "math") else backend
+    if backend == "mpmath":
+        return MPMATH
+    return [_NAMELESS, backend] if backend in ("numpy", "math") else backend
 
 
 def _lambert_w(x: Any) -> Any:
     from scipy.special import lambertw
 
     return lambertw(x).real
+
+
+def _erfc(x: Any) -> Any:
+    from scipy.special import erfc
+
+    return erfc(x)
+
+
+def _beta_between(a: Any, b: Any, lower: Any, upper: Any) -> Any:
+    from scipy.special import betainc
+
+    return betainc(a, b, upper) - betainc(a, b, lower)
+
+
+_NAMELESS = {"LambertW": _lambert_w, "erfc": _erfc, "betainc_regularized": _beta_between}
 
 
 def _floor(value: Any) -> Any:

@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Any
 
 from icltheory.errors import InvalidInput
-from numeric import solver_options
+from numeric import decoding_options, solver_options
 from numeric.formula_forms import FORMS
 from numeric.text_numbers import number, positive
 
@@ -110,10 +110,11 @@ FORMULAS = {
     "phase-exponent": _entry("phase_exponent"),
     "concentration-exponent": _entry("concentration_exponent"),
     "slow-decay-law": _entry("slow_decay_law"),
-    # Solvers of least squares.
+    # Solvers of least squares, and decoding.
     **{
         name: _entry(function, takes, **defaults)
-        for name, (function, takes, defaults) in solver_options.FORMULAS.items()
+        for table in (solver_options.FORMULAS, decoding_options.FORMULAS)
+        for name, (function, takes, defaults) in table.items()
     },
 }
 
@@ -141,6 +142,7 @@ _OPTIONS = {
     "family": ("NAME", "of two heads: symmetric (default), one-sided or block"),
     "order": ("J", "number of terms (default 2)"),
     **solver_options.OPTIONS,
+    **decoding_options.OPTIONS,
 }
 _FLAGS = {
     "include_query": "the query token is inside the softmax",
@@ -364,6 +366,7 @@ _ARGUMENTS: dict[str, Callable[[_Options], Any]] = {
     "family": lambda options: options.text("family", "symmetric"),
     "order": lambda options: options.parsed("order", positive, "2"),
     **solver_options.ARGUMENTS,
+    **decoding_options.ARGUMENTS,
 }
 
 

@@ -37,7 +37,7 @@ OPTIONS = {
     "solver": ("KIND", "gradient-descent (default), newton, newton-identity, ridge, least-squares"),
     "other": ("KIND", "the solver to compare with, as --solver"),
     "steps": ("T", "number of steps: a number, or steps"),
-    "step_size": ("E", "of gradient descent, for S = X'X: a number, or eta (default)"),
+    "step_size": ("E", "for S = X'X, of a chain for S/n: a number, or eta (default)"),
     "scale": ("A", "of Newton's start scale * S or scale * I: a number, or alpha (default)"),
     "penalty": ("P", "of ridge regression: a number, or penalty (default)"),
     "length": ("N", "prompt length: a number, or n (default)"),
