@@ -11,21 +11,15 @@ _MODULES = {
     "icltheory.best_filters": ("best_polynomial_risk", "optimal_ridge", "optimal_solver_risk"),
     "icltheory.best_of_n": (
         "Candidates",
-        "chain_candidates",
         "normal_maximum_mean",
         "oracle_selection_risk",
     ),
     "icltheory.binary_channel": (
         "BinaryChannel",
-        "averaging_excess",
         "channel",
         "limit_channel",
         "long_chain_channel",
-        "recovery_length",
-        "recovery_snr",
         "sparse_channel_variances",
-        "vote_constant",
-        "vote_excess",
     ),
     "icltheory.binary_priors": (
         "Bits",
@@ -42,6 +36,7 @@ _MODULES = {
         "split_law",
         "split_risk",
     ),
+    "icltheory.chain_selection": ("chain_candidates",),
     "icltheory.chains": ("NoisyDecoding",),
     "icltheory.commuting": ("CommutingFlow",),
     "icltheory.concentration": (
@@ -199,6 +194,7 @@ _MODULES = {
         "proportional_gain",
         "proportional_risk",
     ),
+    "icltheory.recovery": ("recovery_length", "recovery_snr"),
     "icltheory.risk": (
         "finite_prompt_risk",
         "head_constant",
@@ -242,6 +238,7 @@ _MODULES = {
         "verified_success",
         "vote_samples",
     ),
+    "icltheory.voting": ("averaging_excess", "vote_constant", "vote_excess"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _SUBMODULES = ("symbols",)

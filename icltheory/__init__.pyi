@@ -9,19 +9,13 @@ from icltheory.best_filters import best_polynomial_risk as best_polynomial_risk
 from icltheory.best_filters import optimal_ridge as optimal_ridge
 from icltheory.best_filters import optimal_solver_risk as optimal_solver_risk
 from icltheory.best_of_n import Candidates as Candidates
-from icltheory.best_of_n import chain_candidates as chain_candidates
 from icltheory.best_of_n import normal_maximum_mean as normal_maximum_mean
 from icltheory.best_of_n import oracle_selection_risk as oracle_selection_risk
 from icltheory.binary_channel import BinaryChannel as BinaryChannel
-from icltheory.binary_channel import averaging_excess as averaging_excess
 from icltheory.binary_channel import channel as channel
 from icltheory.binary_channel import limit_channel as limit_channel
 from icltheory.binary_channel import long_chain_channel as long_chain_channel
-from icltheory.binary_channel import recovery_length as recovery_length
-from icltheory.binary_channel import recovery_snr as recovery_snr
 from icltheory.binary_channel import sparse_channel_variances as sparse_channel_variances
-from icltheory.binary_channel import vote_constant as vote_constant
-from icltheory.binary_channel import vote_excess as vote_excess
 from icltheory.binary_priors import Bits as Bits
 from icltheory.binary_priors import Clip as Clip
 from icltheory.binary_priors import Logit as Logit
@@ -33,6 +27,7 @@ from icltheory.chain_lengths import optimal_chain_length as optimal_chain_length
 from icltheory.chain_lengths import overthinking_threshold as overthinking_threshold
 from icltheory.chain_lengths import split_law as split_law
 from icltheory.chain_lengths import split_risk as split_risk
+from icltheory.chain_selection import chain_candidates as chain_candidates
 from icltheory.chains import NoisyDecoding as NoisyDecoding
 from icltheory.commuting import CommutingFlow as CommutingFlow
 from icltheory.concentration import concentration_bound as concentration_bound
@@ -176,6 +171,8 @@ from icltheory.proportional import approximation_error as approximation_error
 from icltheory.proportional import optimal_proportional_risk as optimal_proportional_risk
 from icltheory.proportional import proportional_gain as proportional_gain
 from icltheory.proportional import proportional_risk as proportional_risk
+from icltheory.recovery import recovery_length as recovery_length
+from icltheory.recovery import recovery_snr as recovery_snr
 from icltheory.risk import finite_prompt_risk as finite_prompt_risk
 from icltheory.risk import head_constant as head_constant
 from icltheory.risk import loss_constant as loss_constant
@@ -213,3 +210,6 @@ from icltheory.verified_sampling import plurality_samples as plurality_samples
 from icltheory.verified_sampling import verified_log_samples as verified_log_samples
 from icltheory.verified_sampling import verified_success as verified_success
 from icltheory.verified_sampling import vote_samples as vote_samples
+from icltheory.voting import averaging_excess as averaging_excess
+from icltheory.voting import vote_constant as vote_constant
+from icltheory.voting import vote_excess as vote_excess

@@ -5,13 +5,13 @@ standard normal z_j, and a verifier orders candidates by l = sum_j mu_j (c_j + s
 loss has mu_j = lambda_j; an oracle has mu_j = 1 and o_j = 0. Everything here comes from one object,
 the joint cumulant generating function of l and |e|^2, a Gaussian integral. Risks are totals
 |e|^2, coefficients with E w* w*' = I (the sum of the risks per coordinate of `icl.NoisyDecoding`).
-Source: derived here. Exported: `Candidates`, `chain_candidates`, `normal_maximum_mean`,
-`oracle_selection_risk`.
+Source: derived here. Exported: `Candidates`, `normal_maximum_mean`, `oracle_selection_risk`; chains make
+candidates in `icltheory.chain_selection`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -104,11 +104,11 @@ class Candidates:
     offset: Any = None
 
     def __post_init__(self) -> None:
-        size = len(_entries(self.bias, "bias"))
+        size = len(per_direction(self.bias, "bias"))
         for name in ("loss_weights", "bias", "noise_var", "offset"):
             value = getattr(self, name)
             value = [0] * size if value is None and name == "offset" else value
-            entries = _entries(value, name)
+            entries = per_direction(value, name)
             if len(entries) != size:
                 raise InvalidInput(f"{name} has {len(entries)} entries, bias has {size}.")
             if name in ("loss_weights", "noise_var"):
@@ -317,7 +317,8 @@ def _ratio(numerator: sp.Expr, denominator: sp.Expr) -> sp.Expr:
     return sp.S.Zero if denominator == 0 else numerator / denominator
 
 
-def _entries(value: Any, name: str) -> tuple[sp.Expr, ...]:
+def per_direction(value: Any, name: str) -> tuple[sp.Expr, ...]:
+    """One number or symbol a direction."""
     value = checks.plain(value)
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or not len(value):
         raise InvalidInput(f"{name} is no list of numbers; pass one entry a direction.")
@@ -326,84 +327,6 @@ def _entries(value: Any, name: str) -> tuple[sp.Expr, ...]:
 
 def _samples(count: Any) -> sp.Expr:
     return checks.positive_integer(count, "samples", "samples=16")
-
-
-# -- from a chain --------------------------------------------------------------------------------
-
-_VERIFIERS: dict[str, Callable[[sp.Expr], sp.Expr]] = {
-    "prompt": lambda eigenvalue: eigenvalue,
-    "oracle": lambda eigenvalue: sp.S.One,
-}
-
-
-def chain_candidates(
-    decoding: Any,
-    eigenvalues: Sequence[Any],
-    coefficients: Sequence[Any],
-    label_noise: Sequence[Any] | None = None,
-    *,
-    verifier: str = "prompt",
-) -> Candidates:
-    """The candidates that chains of `decoding` make on one prompt.
-
-    Parameters
-    ----------
-    decoding: `icl.NoisyDecoding` with an integer number of steps.
-    eigenvalues: of S = X'X/n, all d of them (zeros where d > n).
-    coefficients: w* in the eigenbasis.
-    label_noise: X' epsilon/n in the eigenbasis (0 where the eigenvalue is 0); `None` is no noise.
-    verifier: "prompt" (the loss on the prompt) or "oracle" (the distance to w*).
-
-    >>> import icltheory as icl
-    >>> chain_candidates(icl.NoisyDecoding(0.5, 1, steps=2), [1, 0], [1, 1]).noise_var
-    (5/4, 2)
-    """
-    if verifier not in _VERIFIERS:
-        raise InvalidInput(f"verifier = {verifier!r}; pass one of {', '.join(_VERIFIERS)}.")
-    spectrum = _entries(eigenvalues, "eigenvalues")
-    wanted = _entries(coefficients, "coefficients")
-    noise = _entries(label_noise if label_noise is not None else [0] * len(wanted), "label_noise")
-    if not len(spectrum) == len(wanted) == len(noise):
-        raise InvalidInput(
-            f"{len(spectrum)} eigenvalues, {len(wanted)} coefficients and {len(noise)} entries of "
-            f"label_noise: pass d of each, zero eigenvalues included."
-        )
-    if not decoding.steps.is_Integer:
-        raise InvalidInput(f"steps = {decoding.steps}: candidates need an integer number of steps.")
-    rows = []
-    for lam, w, h in zip(spectrum, wanted, noise, strict=True):
-        if lam.is_negative or (lam == 0 and h != 0):
-            raise InvalidInput(
-                f"eigenvalue {lam} with label noise {h}: eigenvalues are at least 0, and the noise is "
-                f"0 where they are 0."
-            )
-        seen = sp.S.Zero if lam == 0 else h / lam
-        contraction = 1 - decoding.step_size * lam
-        bias = -(contraction**decoding.steps) * (w + seen)
-        variance = _final_variance(decoding, contraction)
-        if verifier == "oracle":
-            bias, seen = bias + seen, sp.S.Zero
-        rows.append((_VERIFIERS[verifier](lam), bias, variance, seen))
-    return Candidates(*map(tuple, zip(*rows, strict=True)))
-
-
-def _final_variance(decoding: Any, contraction: sp.Expr) -> sp.Expr:
-    """Variance of the sampling noise after all steps: the recursion v <- a^2 v + (noise of the step)."""
-    variance = sp.S.Zero
-    for own in _step_variances(decoding):
-        variance = contraction**2 * variance + own
-    return variance
-
-
-def _step_variances(decoding: Any) -> list[sp.Expr]:
-    """Variance of the noise that each step adds."""
-    unit, steps = decoding.noise_std**2, int(decoding.steps)
-    if decoding.scaled_noise:
-        unit *= decoding.step_size
-    if decoding.noise_where == "output":
-        return [sp.S.Zero] * (steps - 1) + [unit]
-    factors = [1] * steps if decoding.noise_where == "steps" else decoding.noise_where
-    return [unit * checks.scalar(factor, "noise_where") ** 2 for factor in factors]
 
 
 # -- the oracle at its best temperature ----------------------------------------------------------

@@ -3,22 +3,22 @@
 After a chain with continuous states, or the mean of several, a coordinate of the state is nearly
 u = start + gain (w* - start) + noise: w* in {low, high} of an `icl.Signs`, `icl.Bits` or
 `icl.SparseBits` prior, noise N(0, noise_var). For signs the mean and variance of w*_j u_j are exact at
-every n and d; that the noise is Gaussian and independent over coordinates holds where d is large. Errors are per coordinate. `label_noise_var` belongs to coefficients of
-second moment as the prior says. Source: derived here. Exported: `BinaryChannel`, `channel`,
-`limit_channel`, `long_chain_channel`, `sparse_channel_variances`, `vote_constant`, `vote_excess`,
-`averaging_excess`, `recovery_snr`, `recovery_length`.
+every n and d; that the noise is Gaussian and independent over coordinates holds where d is large.
+Errors are per coordinate. `label_noise_var` belongs to coefficients of second moment as the prior
+says. Source: derived here. Exported: `BinaryChannel`, `channel`, `limit_channel`,
+`long_chain_channel`, `sparse_channel_variances`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import sympy as sp
 
 from icltheory import checks
 from icltheory.binary_priors import (
+    SOURCES,
     BinaryPrior,
     Clip,
     Round,
@@ -29,19 +29,17 @@ from icltheory.binary_priors import (
 )
 from icltheory.contraction import contraction_moment, contraction_moment_limit
 from icltheory.errors import InvalidInput, OutOfDomain
-from icltheory.formula import CHEN, DERIVED_HERE, Formula, Step
-from icltheory.laws.normal import G, normal_density, normal_mean, normal_tail
+from icltheory.formula import Formula, Step
+from icltheory.laws.normal import G, normal_mean, normal_tail
 from icltheory.laws.wishart import wishart_trace_moment
 from icltheory.symbols import channel_std as std_symbol
 from icltheory.symbols import d as dim_symbol
-from icltheory.symbols import delta as delta_symbol
 from icltheory.symbols import gain as gain_symbol
 from icltheory.symbols import gamma as gamma_symbol
 from icltheory.symbols import n as length_symbol
 from icltheory.symbols import samples as samples_symbol
+from icltheory.voting import vote_constant, vote_excess
 
-SOURCES = (CHEN.at("binary coefficients; the statement is derived here"), DERIVED_HERE)
-_X = sp.Symbol("x", positive=True)
 _SIGNS = Signs()
 
 
@@ -144,7 +142,10 @@ class BinaryChannel:
         >>> BinaryChannel(0.625, 0.425**2).majority_error(Logit(0.6), 25).evalf(10)
         0.1001075121
         """
-        chosen, number = require_sampler(sampler), _samples(count)
+        chosen, number = (
+            require_sampler(sampler),
+            checks.positive_integer(count, "samples", "samples=16"),
+        )
         if chosen.is_greedy:
             return self.greedy_error(threshold)
         half = sp.ceiling(number / 2)
@@ -169,14 +170,15 @@ class BinaryChannel:
         excess = vote_excess(self.margin, sp.sqrt(self._variance)).expr
         return self._formula(
             f"error of the majority of votes to order 1/N, {sampler}",
-            self.greedy_error().expr + constant.expr / _samples(count) * excess,
+            self.greedy_error().expr
+            + constant.expr / checks.positive_integer(count, "samples", "samples=16") * excess,
             (Step("constant c of the votes", sp.Eq(sp.Symbol("c"), constant.expr)),),
         )
 
     def averaging_error(self, temperature: Any, count: Any = samples_symbol) -> Formula:
         """Error of rounding the mean of `count` states u + N(0, temperature^2)."""
         width = checks.scalar(temperature, "temperature")
-        spread = self._variance + width**2 / _samples(count)
+        spread = self._variance + width**2 / checks.positive_integer(count, "samples", "samples=16")
         return self._formula(
             "error of rounding the mean of noisy states", normal_tail(self.margin / sp.sqrt(spread))
         )
@@ -364,134 +366,3 @@ def sparse_channel_variances(
         name: Formula(f"variance of the state, {name} coordinates", sp.cancel(x), sp.true, SOURCES)
         for name, x in parts.items()
     }
-
-
-# -- voting and averaging --------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def _steep_votes() -> sp.Expr:
-    """int v (Q(x v) - 1_{v < 0}) dv = 1/(2 x^2): a steep vote against a slope of the density."""
-    v = sp.Dummy("v", positive=True)
-    return 2 * sp.integrate(v * normal_tail(_X * v), (v, 0, sp.oo))
-
-
-def vote_constant(sampler: Any, gap: Any = 1) -> Formula:
-    """c in (error of the majority of N) = (error of rounding) + c/N * vote_excess + o(1/N).
-
-    Near u = threshold a vote errs with probability Q(x v), x = 2 s'(0) sqrt(N), v the margin. `gap`
-    is that of the prior, for `Clip`. Zero for rounding.
-
-    >>> from icltheory.binary_priors import Logit, Probit
-    >>> from icltheory.symbols import temperature
-    >>> vote_constant(Logit(temperature)).expr, vote_constant(Probit(temperature)).expr
-    (2*temperature**2, pi*temperature**2/4)
-    """
-    slope = require_sampler(sampler).slope(gap)
-    squared = sp.S.Zero if slope == sp.oo else _steep_votes().subs(_X, 2 * slope)
-    return Formula(
-        f"constant of the votes, {sampler}",
-        squared,
-        references=SOURCES,
-        steps=(Step("slope of the probability at the threshold", sp.Eq(sp.Symbol("b"), slope)),),
-    )
-
-
-def vote_excess(margin: Any = gain_symbol, channel_std: Any = std_symbol) -> Formula:
-    """f'(0), the slope at the threshold of the density N(margin, channel_std^2) of the margin of u.
-
-    >>> vote_excess().expr
-    sqrt(2)*gain*exp(-gain**2/(2*channel_std**2))/(2*sqrt(pi)*channel_std**3)
-    """
-    mean = checks.positive(margin, "margin")
-    spread = checks.positive(channel_std, "channel_std")
-    v = sp.Dummy("v", real=True)
-    density = normal_density((v - mean) / spread) / spread
-    return Formula(
-        "slope of the density at the threshold",
-        sp.diff(density, v).subs(v, 0),
-        references=SOURCES,
-    )
-
-
-def averaging_excess(
-    temperature: Any, count: Any = samples_symbol, margin: Any = gain_symbol, std: Any = std_symbol
-) -> Formula:
-    """Error over that of rounding u, of rounding the mean of N states u + N(0, temperature^2): order 1/N.
-
-    Rounding first and voting (`Probit`) needs pi/2 times as many samples for the same excess.
-
-    >>> from icltheory.symbols import samples, temperature
-    >>> sp.cancel(averaging_excess(temperature).expr / vote_excess().expr)
-    temperature**2/(2*samples)
-    """
-    added = checks.scalar(temperature, "temperature") ** 2 / _samples(count)
-    mean, spread = checks.positive(margin, "margin"), checks.positive(std, "std")
-    variance = sp.Dummy("variance", positive=True)
-    slope = sp.diff(normal_tail(mean / sp.sqrt(variance)), variance).subs(variance, spread**2)
-    return Formula("excess error of the rounded mean", added * slope, references=SOURCES)
-
-
-# -- how many examples -----------------------------------------------------------------------------
-
-
-def recovery_snr(prior: Any, d: Any = dim_symbol, delta: Any = delta_symbol) -> Formula:
-    """The signal-to-noise ratio at which rounding fails with probability at most delta, for all d bits.
-
-    By Q(x) <= exp(-x^2/2)/2 and a union bound: (8/gap^2) ln(d/(2 delta)).
-
-    >>> from icltheory.binary_priors import Bits
-    >>> recovery_snr(Signs()).expr, recovery_snr(Bits()).expr
-    (2*log(d/(2*delta)), 8*log(d/(2*delta)))
-    """
-    dim = checks.positive_integer(d, "d", "d=20")
-    failure = checks.positive(delta, "delta", "0.01")
-    bound = dim * sp.exp(-((_X * require_prior(prior).gap / 2) ** 2) / 2) / 2
-    # ln(bound at x = 0) - x^2 gap^2/8 = ln delta
-    slope = -sp.log(bound.subs(_X, 1) / bound.subs(_X, 0))
-    return Formula(
-        "signal-to-noise ratio that rounds all bits rightly",
-        sp.log(bound.subs(_X, 0) / failure) / slope,
-        validity=sp.S(failure < 1),
-        references=SOURCES,
-        steps=(Step("union bound, x^2 the ratio", bound),),
-    )
-
-
-def recovery_length(
-    prior: Any, d: Any = dim_symbol, delta: Any = delta_symbol, *, chain: str = "one step"
-) -> Formula:
-    """Prompt length at which rounding after the chain fails with probability at most delta.
-
-    `chain`: "one step" (without noise; sparse bits by their exact larger variance), or "long" for
-    infinitely many steps with n < d. Under the Gaussian channel.
-
-    >>> recovery_length(Signs(), 20, 0.01).expr
-    126*log(10)
-    """
-    needed = recovery_snr(prior, d, delta)
-    if chain == "one step":
-        from icltheory.chains import NoisyDecoding
-
-        one = NoisyDecoding(1, 0, 1)
-        ratio = channel(one, prior, d=d).signal_to_noise.expr
-        if isinstance(prior, SparseBits):
-            ratio = 1 / sparse_channel_variances(one, prior.ones, d=d)["one"].expr
-    elif chain == "long":
-        ratio = long_chain_channel(prior, d=d).signal_to_noise.expr
-    else:
-        raise InvalidInput(f"chain = {chain!r}; pass 'one step' or 'long'.")
-    unknown = sp.Dummy("n", positive=True)
-    condition = sp.numer(sp.together(ratio.subs(length_symbol, unknown) - needed.expr))
-    (length,) = sp.roots(sp.Poly(condition, unknown))
-    return Formula(
-        f"prompt length for rounding all bits rightly, {chain}",
-        length,
-        validity=needed.validity,
-        references=SOURCES,
-        steps=(*needed.steps, Step("signal-to-noise ratio", ratio)),
-    )
-
-
-def _samples(count: Any) -> sp.Expr:
-    return checks.positive_integer(count, "samples", "samples=16")

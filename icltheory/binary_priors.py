@@ -16,9 +16,13 @@ import sympy as sp
 
 from icltheory import checks
 from icltheory.errors import InvalidInput, OutOfDomain
+from icltheory.formula import CHEN, DERIVED_HERE
 from icltheory.laws.normal import G, normal_mean, normal_tail
 
 _Y = sp.Symbol("y", real=True)  # a threshold
+
+SOURCES = (CHEN.at("binary coefficients; the statement is derived here"), DERIVED_HERE)
+
 
 # -- priors --------------------------------------------------------------------------------------
 

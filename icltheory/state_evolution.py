@@ -17,8 +17,15 @@ from typing import Any
 import sympy as sp
 
 from icltheory import checks
-from icltheory.binary_channel import SOURCES
-from icltheory.binary_priors import BinaryPrior, Bits, Clip, Round, require_prior, require_sampler
+from icltheory.binary_priors import (
+    SOURCES,
+    BinaryPrior,
+    Bits,
+    Clip,
+    Round,
+    require_prior,
+    require_sampler,
+)
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula, Reference, Step
 from icltheory.laws.normal import normal_tail

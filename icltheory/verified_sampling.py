@@ -13,8 +13,8 @@ from typing import Any
 import sympy as sp
 
 from icltheory import checks
-from icltheory.binary_channel import SOURCES, BinaryChannel
-from icltheory.binary_priors import Logit, SparseBits, require_prior
+from icltheory.binary_channel import BinaryChannel
+from icltheory.binary_priors import SOURCES, Logit, SparseBits, require_prior
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula, Step
 from icltheory.laws.normal import G, normal_mean

@@ -16,6 +16,7 @@ from typing import Any
 import mpmath
 import numpy as np
 import sympy as sp
+from sympy.core.function import FunctionClass
 
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.formula import Formula
@@ -59,9 +60,12 @@ class Evaluator:
         entries = list(formula.expr) if self._shape else [formula.expr]
         # Common parts of an integrand contain its variable, which has no value outside.
         shared = not any(sp.sympify(entry).has(sp.Integral) for entry in entries)
-        self._entries = sp.lambdify(self._symbols, entries, modules=_modules(backend), cse=shared)
+        renamed = _renamed(symbols)
+        names = [renamed.get(symbol, symbol) for symbol in symbols]
+        entries = [sp.sympify(entry).xreplace(renamed) for entry in entries]
+        self._entries = sp.lambdify(names, entries, modules=_modules(backend), cse=shared)
         self._conditions = [
-            (condition, sp.lambdify(self._symbols, condition, modules=backend))
+            (condition, sp.lambdify(symbols, condition, modules=backend))
             for condition in conditions(formula, symbols)
         ]
 
@@ -322,6 +326,12 @@ def argument(value: Any, name: str, backend: str) -> Any:
             raise InvalidInput(f"{name} has shape {array.shape}; backend 'math' takes one number.")
         return float(array)
     return array if array.ndim else float(array)
+
+
+def _renamed(symbols: tuple[sp.Symbol, ...]) -> dict[sp.Symbol, sp.Symbol]:
+    """Other names in the generated code for symbols called like a function of SymPy, e.g. gamma."""
+    clash = (s for s in symbols if isinstance(getattr(sp, s.name, None), FunctionClass))
+    return {symbol: sp.Symbol(f"{symbol.name}_", **symbol.assumptions0) for symbol in clash}
 
 
 def _modules(backend: str) -> Any:

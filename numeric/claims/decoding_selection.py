@@ -293,7 +293,7 @@ def selection(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fig
     ), figure
 
 
-def formulas_of(names: Iterable[str], verifier: str = "prompt") -> tuple[Any, ...]:
+def formulas_of(names: Iterable[str], verifier: str = "prompt_loss") -> tuple[Any, ...]:
     """Formulas of the candidates on a small prompt in the eigenbasis."""
     chain = icl.NoisyDecoding(HALF, HALF, 3)
     candidates = icl.chain_candidates(chain, [HALF, 2], [1, 1], verifier=verifier)

@@ -11,7 +11,7 @@ DECODING = icl.NoisyDecoding(0.5, 0.5, 3)
 SPECTRUM = [sp.Rational(j, 5) for j in range(1, 11)]
 
 
-def prompt(verifier="prompt"):
+def prompt(verifier="prompt_loss"):
     return icl.chain_candidates(DECODING, SPECTRUM, [1] * 10, verifier=verifier)
 
 
@@ -58,7 +58,7 @@ def test_softmax_mean():
     assert float(finite) == pytest.approx(0.5686148, abs=5e-8)
 
 
-@pytest.mark.parametrize(("verifier", "value"), [("prompt", 1.3697), ("oracle", 1.1020)])
+@pytest.mark.parametrize(("verifier", "value"), [("prompt_loss", 1.3697), ("oracle", 1.1020)])
 def test_saddlepoint_integral(verifier, value):
     """int tilted_risk d[1 - (1 - F)^64] from the formulas alone."""
     candidates = prompt(verifier)

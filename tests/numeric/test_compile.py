@@ -424,3 +424,12 @@ def test_large_arguments_are_evaluated_in_blocks_without_a_difference():
     t_values[2, 7] = 0.7
     masked = numeric.compile(ONE, on_invalid="nan")(d=5, noise_var=noise, t=t_values)
     assert np.argwhere(np.isnan(masked)).tolist() == [[2, 7]]
+
+
+@pytest.mark.parametrize("backend", ["numpy", "math", "mpmath"])
+def test_a_symbol_called_like_a_function_is_not_called(backend):
+    ratio = icl.symbols.gamma
+    formula = Formula("a binomial", sp.binomial(ratio + 2, sp.S.Half) + ratio)
+    value = numeric.compile(formula, backend)(gamma=0.5)
+    exact = float(sp.gamma(sp.Rational(7, 2)) / sp.gamma(sp.Rational(3, 2)) / 2 + sp.S.Half)
+    assert abs(float(value) - exact) < 1e-14
