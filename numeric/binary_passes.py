@@ -184,7 +184,7 @@ def _log_normal(
     mean, variance = (x[group.ravel()] for x in log_success_moments(channel, law.kind, *keys))
     size = range(0, len(mean), _ROWS)
     blocks = [slice(start, start + _ROWS) for start in size]
-    return np.concatenate(
+    rate = np.concatenate(
         [
             gaussian_mean(
                 lambda x: -np.expm1(-np.exp(np.minimum(x, 700.0))),
@@ -195,6 +195,7 @@ def _log_normal(
             for b in blocks
         ]
     )
+    return np.minimum(rate, 1.0)  # weights of the quadrature sum to 1 up to rounding
 
 
 def log_success_moments(

@@ -72,6 +72,23 @@ def test_predictions_for_ten_thousand_settings(benchmark):
     assert benchmark.stats["min"] < 5
 
 
+@pytest.mark.parametrize("prior", [None, icl.Signs()])
+def test_planner(benchmark, prior):
+    """Issue: a plan over 10^4 settings in under 5 s, sampled prompts and all."""
+    n, d, budget = (40, 20, 2000) if prior is None else (24, 12, 800)
+    steps = np.linspace(0.5, 1.0, 8 if prior is None else 4) * n / (n + d)
+
+    def call():
+        return numeric.plan(
+            n, d, budget, noise_std=0.2, prior=prior, verifier="oracle", step_size=steps
+        )
+
+    plan = benchmark.pedantic(call, rounds=2)
+    print(f"{len(plan)} settings: {benchmark.stats['min']:.2f} s")
+    assert len(plan) > 10_000
+    assert benchmark.stats["min"] < 5
+
+
 def test_exact_contraction_moments(benchmark):
     """Issue: beta_0, ..., beta_24 at n and d under 1 s; the other route is the recursion of traces."""
     from icltheory import contraction

@@ -1,0 +1,131 @@
+"""Figures of decoding: what every technique makes of a budget of thoughts. Exported:
+`risk_against_compute`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from icltheory.binary_priors import Signs, SparseBits
+from icltheory.errors import InvalidInput
+from numeric.arrays import positive_integers
+from numeric.montecarlo import Seed
+from numeric.planner import Plan
+from numeric.planner_binary import BINARY, SAMPLE
+from numeric.planner_simulation import simulate_choices
+from numeric.planner_techniques import CONTINUOUS, SOFT, Choice
+from numeric.plot import Figure, Series
+
+_CURVE, _POINTS = 2**0.5, 4  # ratio of budgets on a line, and of budgets with a point
+
+
+def risk_against_compute(
+    plan: Plan,
+    *,
+    techniques: Sequence[str] | None = None,
+    budgets: Any = None,
+    prompts: int = 400,
+    seed: Seed = 0,
+) -> Figure:
+    """The predicted best of every technique within a budget as lines, its simulation as points.
+
+    Parameters
+    ----------
+    plan: of the largest budget, `numeric.plan`.
+    techniques: which of them; `None` is all but "one sample", which is never below rounding.
+    budgets: where points are simulated; `None` is every fourfold up to the plan's. `()`: no points.
+    prompts: real prompts a budget, the same for all techniques. Error bars are one standard error.
+
+    Errors: `InvalidInput`.
+
+    >>> from numeric import plan
+    >>> risk_against_compute(plan(20, 10, 16, noise_std=0.3, techniques=["mean of N"]), prompts=50)
+    Figure('What compute buys: Gaussian coefficients, n = 20, d = 10': 'mean of N', '')
+    """
+    if not isinstance(plan, Plan):
+        raise InvalidInput(f"plan has type {type(plan).__name__}; make it with numeric.plan.")
+    top, names = plan.problem.budget, _chosen(plan, techniques)
+    steps = int(np.log(top) / np.log(_CURVE) + 1e-9) + 1
+    grid = np.unique(np.append(np.floor(_CURVE ** np.arange(steps) + 1e-9), top)).astype(int)
+    lines = [Series(name, *_curve(plan, name, grid), color=color) for name, color in names.items()]
+    if budgets is None:
+        shown = [int(_POINTS**k) for k in range(1, 20) if _POINTS**k < 0.7 * top] + [top]
+    else:
+        shown = (
+            [int(x) for x in np.ravel(positive_integers(budgets, "budgets"))]
+            if len(budgets)
+            else []
+        )
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
+    for budget in shown:
+        choices = [x for x in plan.at(budget).ranked if x.technique in names]
+        results = simulate_choices(plan.problem, choices, prompts, seed)
+        for choice, result in zip(choices, results, strict=True):
+            if result.value > 2 * result.standard_error:  # an error bar down to zero shows nothing
+                found[choice.technique].append(
+                    (budget, float(result.value), float(result.standard_error))
+                )
+    points = [
+        Series("", *zip(*found[x], strict=True), color=c) for x, c in names.items() if found[x]
+    ]
+    return Figure(
+        _title(plan),
+        "compute: thoughts in all, N t",
+        plan.quantity,
+        _caption(plan, names, prompts if shown else 0),
+        tuple(lines),
+        tuple(points),
+    )
+
+
+def _chosen(plan: Plan, techniques: Sequence[str] | None) -> dict[str, int]:
+    """Names with their colours, which do not depend on what else is shown."""
+    order = CONTINUOUS if plan.problem.prior is None else BINARY
+    known = [x.technique for x in plan.ranked]
+    wanted = [x for x in known if x != SAMPLE] if techniques is None else list(techniques)
+    for name in wanted:
+        plan[name]  # says why it is not there
+    return {name: place for place, name in enumerate(order) if name in wanted}
+
+
+def _curve(
+    plan: Plan, name: str, budgets: np.ndarray
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    best: list[tuple[float, Choice | None]] = [
+        (float(x), plan.settings[name].best(x)) for x in budgets
+    ]
+    # A line ends where the stated error reaches the value.
+    kept = [(x, choice.value) for x, choice in best if choice and choice.value > choice.error]
+    return tuple(x for x, _ in kept), tuple(y for _, y in kept)
+
+
+def _title(plan: Plan) -> str:
+    q = plan.problem
+    return f"What compute buys: {_prior_name(q.prior)}, n = {q.n}, d = {q.d}"
+
+
+def _prior_name(prior: Any) -> str:
+    if prior is None:
+        return "Gaussian coefficients"
+    if isinstance(prior, SparseBits):
+        return f"{prior.ones}-sparse bits"
+    return "random signs" if isinstance(prior, Signs) else "random bits"
+
+
+def _caption(plan: Plan, names: dict[str, int], prompts: int) -> str:
+    q = plan.problem
+    noise = f"Noise {q.noise_std:g} a thought, label noise variance {q.label_noise_var:g}. "
+    points = f"points: simulated on {prompts} prompts, one standard error. " if prompts else ""
+    ranked = [x for x in plan.ranked if x.technique in names]
+    first, last = ranked[0], ranked[-1]
+    setting = f"t = {first.steps}, N = {first.samples}"
+    found = f"At {q.budget} thoughts {first.technique} ({setting}) is best"
+    if len(ranked) > 1 and first.value > first.error:
+        found += f", {last.value / first.value:.3g} times below {last.technique}"
+    soft = " Soft best of N is predicted from 8 effective samples on." if SOFT in names else ""
+    return (
+        f"{noise}Lines: the best predicted setting of each technique within the budget; {points}"
+        f"{found}.{soft}"
+    )
