@@ -262,7 +262,7 @@ def pair_constant(task: LinearRegression, family: str = "symmetric") -> Formula:
 def small_score_expansion(formula: Formula, order: int = 1) -> Formula:
     """Taylor polynomial in t of a loss constant that stays finite as t -> 0, also of explicit heads in k.
 
-    `order`: highest power of t. `InvalidInput` if the constant is infinite at t = 0 (heads whose
+    `formula`: of `loss_constant`, say. `order`: highest power of t. `InvalidInput` if the constant is infinite at t = 0 (heads whose
     values do not add up to 0).
 
     >>> from icltheory.symbols import d, noise_var

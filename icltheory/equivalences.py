@@ -159,8 +159,9 @@ def matched_steps(
 def matching_constant(criterion: str = "half", nu: Any = NU) -> Formula:
     """C of t = C sqrt(alpha 2^k)/eta: descent at t steps like Newton from alpha S at k steps.
 
-    "half" and "risk" are closed forms in nu = |n - d|; "cosine" needs an integer nu and is the root
-    of an equation (`cosine_constant`), as a number of 15 digits.
+    criterion: "half" (equal where half is left) and "risk" (equal late risk) are closed forms in
+    nu = |n - d|; "cosine" needs an integer nu and is the root of an equation (`cosine_constant`), as
+    a number of 15 digits.
 
     >>> matching_constant("half").expr, matching_constant("risk", nu=3).expr
     (sqrt(log(2)), 1)

@@ -128,8 +128,8 @@ def _symmetric(matrix: Square) -> Square:
 def weight_moment(law: TokenLaw, u: Any, power: int = 2) -> Formula:
     """rho_k(u) = E w^k = exp(K(k u) - k K(u)) of the normalised weight w = exp(u.z - K(u)).
 
-    n / rho_2 is the effective number of attended tokens of a long prompt. Errors: `OutOfDomain`
-    where k u is outside the domain of K. Source: derived here.
+    `power`: the integer k >= 1. n / rho_2 is the effective number of attended tokens of a long
+    prompt. Errors: `OutOfDomain` where k u is outside the domain of K. Source: derived here.
 
     >>> from icltheory.laws.tokens import Laplace
     >>> u = sp.Symbol("u")

@@ -160,9 +160,9 @@ def query_averaged_error(law: Gaussian, score: Any, query_cov: Any, value: Any =
     """lim n E |V (T_n(U z) - T_inf(U z))|^2 over a query z ~ N(0, query_cov), U = `score`.
 
     `score`, `query_cov`: d x d, a number (multiple of I) or d eigenvalues; semi-definite query_cov
-    allowed. The limit is finite where the validity holds, tau^2 < 1/2 for
-    tau = |G^{1/2} U query_cov^{1/2}|; beyond, the error decays slower (`concentration_exponent`).
-    Source: derived here.
+    allowed. `value`: V as in `output_error`. The limit is finite where the validity holds,
+    tau^2 < 1/2 for tau = |G^{1/2} U query_cov^{1/2}|; beyond, the error decays slower
+    (`concentration_exponent`). Source: derived here.
 
     >>> f = query_averaged_error(Gaussian([0], [[1]]), sp.Symbol("k"), 1)
     >>> f.expr, f.validity

@@ -70,7 +70,7 @@ class Family:
 def solver_families(
     dim: int, length: int, *, feature_var: float = 1.0, penalty: float = 0.0
 ) -> tuple[Family, ...]:
-    """The families of Section 4.4 for prompts of up to `length` examples in `dim` dimensions.
+    """The families for layers on prompts of up to `length` examples in `dim` dimensions.
 
     feature_var: mean variance of a feature, which sets the ranges of penalties and of online steps.
     penalty: of the Bayes ridge where labels are noisy; it adds Newton on the ridge problem.

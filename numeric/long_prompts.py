@@ -28,7 +28,7 @@ _CUT = 40.0  # what is below exp(-_CUT) times the maximum is left out
 def long_prompt_moments(log_length: float, scale: float) -> tuple[float, float]:
     """(log g, (g3 - g22)/g) of p = softmax(scale xi), xi ~ N(0, I_n), for log n >= log 1e20.
 
-    `scale`: 0 <= s <= 1000. The relative error of g is below 1e-9 while log n < 1e5; it grows like
+    `log_length`: log n. `scale`: 0 <= s <= 1000. The relative error of g is below 1e-9 while log n < 1e5; it grows like
     log n times the rounding of float64. Errors: `OutOfDomain`. Source: derived here.
 
     >>> log_g, ratio = long_prompt_moments(100 * math.log(10), 2.0)

@@ -60,8 +60,8 @@ def expected_similarity_of_errors(
 
     Parameters
     ----------
-    first, second: spectral solvers with their numbers of steps, integers or sequences (None for
-        direct methods). No step is the zero predictor.
+    first, second: spectral solvers; first_steps, second_steps: their numbers of steps, integers or
+        sequences (None for direct methods). No step is the zero predictor.
     points, d: largest prefix and dimension. Features N(0, I), no label noise.
     include_empty_prefix: whether n = 0, where every solver predicts 0, counts.
     starts: E |w_0|^2 of independent random starts of the two solvers, in units of E |theta|^2.

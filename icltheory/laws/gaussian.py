@@ -99,6 +99,8 @@ def tilted_moment(
 ) -> sp.Expr:
     """E p(x) exp(tilt.x) for x ~ N(mean, cov): the exponential is absorbed by tilting.
 
+    `polynomial`: p, in the symbols `x`.
+
     >>> a, s = sp.symbols("a s", positive=True)
     >>> tilted_moment(a, [a], [0], [[s]], [1])
     s*exp(s/2)

@@ -108,10 +108,10 @@ def softmax_moment_slope(*parts: int) -> Formula:
 def softmax_moment_expansion(*parts: int, order: int = 2) -> Formula:
     """The first `order` terms of E P_{k_1} P_{k_2} ... in powers of 1/n, at fixed scale s.
 
-    With w = exp(s xi - s^2/2) the moment is a sum of E prod w_j^{a_j} / (sum w)^K over distinct
-    tokens; the powers tilt their tokens, and the normaliser is expanded around its mean (delta
-    method) with exact log-normal moments. The relative error of the leading term is about its
-    second term, which for g is 2 exp(2 s^2)/n at large s. Source: derived here.
+    `parts`: the integers k_1, k_2, ... >= 1. With w = exp(s xi - s^2/2) the moment is a sum of
+    E prod w_j^{a_j} / (sum w)^K over distinct tokens; the powers tilt their tokens, and the
+    normaliser is expanded around its mean (delta method) with exact log-normal moments. The relative
+    error of the leading term is about its second term, which for g is 2 exp(2 s^2)/n at large s. Source: derived here.
 
     >>> softmax_moment_expansion(2).expr
     exp(s**2)/n + (-2*exp(3*s**2) + 3*exp(2*s**2) - exp(s**2))/n**2
