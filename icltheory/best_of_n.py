@@ -24,7 +24,8 @@ from icltheory.formula import Formula, Step
 from icltheory.laws.gaussian import gaussian_expectation
 from icltheory.laws.normal import G, normal_density, normal_mean, normal_tail
 from icltheory.symbols import d as dim_symbol
-from icltheory.symbols import noise_std, samples, tilt
+from icltheory.symbols import noise_std, tilt
+from icltheory.symbols import samples as samples_symbol
 from icltheory.symbols import squared_bias as squared_bias_symbol
 
 _MU = sp.Symbol("mu", nonnegative=True)
@@ -32,19 +33,23 @@ _C, _O, _Z = sp.symbols("c o z", real=True)
 _S2 = sp.Symbol("s2", nonnegative=True)  # s^2
 _U, _V = sp.symbols("u v", real=True)  # arguments of the cumulant function
 _SHRINK = sp.Symbol("D", positive=True)  # 1 + 2 tilt s^2
+_MOST_SAMPLES = 10**15
+_COUNT, _DIM, _TOTAL = (sp.Dummy(name, positive=True) for name in ("N", "d", "B"))
 
 
-def normal_maximum_mean(count: Any = samples) -> Formula:
+def normal_maximum_mean(samples: Any = samples_symbol) -> Formula:
     """m_N, the mean of the largest of N independent standard normal variables, as an integral.
 
-    `count`: an integer >= 1 or a symbol. `float(...)`, `evalf` and backend "mpmath" compute it.
+    `samples`: an integer >= 1 or a symbol. `float(...)`, `evalf` and backend "mpmath" compute it.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> normal_maximum_mean(2).evalf(12)
     0.564189583548
     >>> normal_maximum_mean(1).expr
     0
     """
-    number = _samples(count)
+    number = _samples(samples)
     if number == 1:
         return Formula("mean of one standard normal variable", sp.S.Zero)
     # The density of the maximum is the derivative of Phi^N.
@@ -134,16 +139,18 @@ class Candidates:
             total += o**2 if mu != 0 else (o + c) ** 2 + s2
         return Formula("total risk of the best of infinitely many candidates", total)
 
-    def gaussian_risk(self, count: Any = samples, verifier_std: Any = 0) -> Formula:
-        """Best of `count` with loss and error taken as jointly Gaussian: small N, large dimension.
+    def gaussian_risk(self, samples: Any = samples_symbol, verifier_noise: Any = 0) -> Formula:
+        """Best of `samples` with loss and error taken as jointly Gaussian: small N, large dimension.
 
-        `verifier_std` is the standard deviation of noise on every loss. Within 10 % for N <= 8, and
+        `verifier_noise` is the standard deviation of noise on every loss. Within 10 % for N <= 8, and
         for N up to about 1000 in dimension 40; too low for large N in low dimension.
         """
-        scale = sp.sqrt(self._moment(2, 0, 0) + checks.scalar(verifier_std, "verifier_std") ** 2)
+        scale = sp.sqrt(
+            self._moment(2, 0, 0) + checks.nonnegative(verifier_noise, "verifier_noise") ** 2
+        )
         covariance, mean = self._moment(1, 1, 0), self._moment(0, 1, 0)
         gain = _ratio(covariance, scale)
-        expr = mean - normal_maximum_mean(count).expr * gain
+        expr = mean - normal_maximum_mean(samples).expr * gain
         return Formula(
             "total risk of best-of-N, Gaussian form",
             expr,
@@ -153,7 +160,7 @@ class Candidates:
             ),
         )
 
-    def small_noise_optimum(self, count: Any = samples) -> Formula:
+    def small_noise_optimum(self, samples: Any = samples_symbol) -> Formula:
         """The least risk over the scale of the noise, to second order in it; offsets must be zero.
 
         `noise_var` holds the variances at unit scale; `minimizer` gives the best `noise_std`. By
@@ -168,7 +175,7 @@ class Candidates:
             leading[key] = self._sum(part)
         bias = self._sum(_cumulants(0, 1).subs(tilt, 0).subs(_S2, 0))
         spread = self._sum(_S2)
-        slope = normal_maximum_mean(count).expr * _ratio(leading[1, 1], sp.sqrt(leading[2, 0]))
+        slope = normal_maximum_mean(samples).expr * _ratio(leading[1, 1], sp.sqrt(leading[2, 0]))
         fall = sp.Dummy("c")
         risk = bias + noise_std**2 * spread - fall * noise_std
         (scale,) = (x.subs(fall, slope) for x in sp.solve(sp.diff(risk, noise_std), noise_std))
@@ -185,15 +192,15 @@ class Candidates:
             attained=True,
         )
 
-    def selected_shift(self, count: Any = samples) -> tuple[Formula, ...]:
-        """E s_j z_j of the best of `count`, by regression on the nearly Gaussian loss, for every j.
+    def selected_shift(self, samples: Any = samples_symbol) -> tuple[Formula, ...]:
+        """E s_j z_j of the best of `samples`, by regression on the nearly Gaussian loss, for every j.
 
         With bias c_j = g_j/lambda_j and loss weights lambda_j this is the step that stepwise
         selection adds: for small noise a step of length noise_std * m_N along -g.
         """
         # The covariance of the loss and a shift of the error is half its derivative in the offset.
         shift = sp.diff(_cumulants(1, 1).subs(tilt, 0), _O) / 2
-        scale, best = sp.sqrt(self._moment(2, 0, 0)), normal_maximum_mean(count).expr
+        scale, best = sp.sqrt(self._moment(2, 0, 0)), normal_maximum_mean(samples).expr
         parts = (
             shift.subs(dict(zip((_MU, _C, _S2, _O), row, strict=True))) for row in self._rows()
         )
@@ -246,14 +253,14 @@ class Candidates:
             validity=self._finite(),
         )
 
-    def softmax_mean_risk(self, count: Any = None) -> Formula:
+    def softmax_mean_risk(self, samples: Any = None) -> Formula:
         """Error of the mean of candidates weighted by exp(-tilt l), a Formula in `tilt` >= 0.
 
-        `count`: `None` is the limit of many candidates; otherwise the term of order 1/N is added,
+        `samples`: `None` is the limit of many candidates; otherwise the term of order 1/N is added,
         good to 2 % while N over the first factor of `steps` is at least 30.
         """
         mean = self._sum(_tilted_mean() ** 2)
-        if count is None:
+        if samples is None:
             return Formula(
                 "total risk of the softmax-weighted mean, N -> oo", mean, validity=sp.Ge(tilt, 0)
             )
@@ -265,7 +272,7 @@ class Candidates:
         spread = self._sum(variance + (twice - _tilted_mean()) ** 2)
         return Formula(
             "total risk of the softmax-weighted mean of N",
-            mean + excess / _samples(count) * spread,
+            mean + excess / _samples(samples) * spread,
             validity=sp.Ge(tilt, 0),
             steps=(Step("candidates per effective candidate", excess),),
         )
@@ -325,15 +332,21 @@ def per_direction(value: Any, name: str) -> tuple[sp.Expr, ...]:
     return tuple(checks.scalar(x, f"{name}[{i}]") for i, x in enumerate(value))
 
 
-def _samples(count: Any) -> sp.Expr:
-    return checks.positive_integer(count, "samples", "samples=16")
+def _samples(samples: Any) -> sp.Expr:
+    number = checks.positive_integer(samples, "samples", "samples=16")
+    if number.is_Integer and number > _MOST_SAMPLES:
+        raise InvalidInput(
+            f"samples = {float(number):.3g}: integrals are written up to {_MOST_SAMPLES:.0e}; use "
+            f"numeric.normal_maximum and numeric.best_of_n_error beyond."
+        )
+    return number
 
 
 # -- the oracle at its best temperature ----------------------------------------------------------
 
 
 def oracle_selection_risk(
-    count: Any = samples, d: Any = dim_symbol, squared_bias: Any = squared_bias_symbol
+    samples: Any = samples_symbol, d: Any = dim_symbol, squared_bias: Any = squared_bias_symbol
 ) -> Formula:
     """Oracle best-of-N at the best isotropic noise, to leading exponential order: total risk.
 
@@ -342,13 +355,44 @@ def oracle_selection_risk(
     coordinate, the noise is chosen where the risk is stationary at a given number of candidates.
     20 to 28 % low in dimension 10, 6 to 8 % in dimension 40.
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> from icltheory.symbols import d
     >>> oracle_selection_risk(16, d, 3).expr
-    3/2**(8/d)
+    3/16**(2/d)
     """
-    number, dim = _samples(count), checks.positive_integer(d, "d", "d=20")
-    total = checks.positive(squared_bias, "squared_bias")
-    part = {_MU: sp.S.One, _O: sp.S.Zero, _C: sp.sqrt(total / dim)}
+    values = {
+        _COUNT: checks.positive_integer(samples, "samples", "samples=16"),
+        _DIM: checks.positive_integer(d, "d", "d=20"),
+        _TOTAL: checks.positive(squared_bias, "squared_bias"),
+    }
+
+    def at(expr: sp.Basic) -> Any:
+        return expr.subs(values, simultaneous=True)
+
+    risk, best, reached, solution = _oracle_rule()
+    return Formula(
+        "total risk of oracle best-of-N at the best noise",
+        at((_DIM * sp.factor(risk.subs(_S2, best))).subs(_SHRINK, solution)),
+        steps=(
+            Step(
+                "tilted risk of a coordinate, D = 1 + 2 tilt s^2", sp.Eq(sp.Symbol("r"), at(risk))
+            ),
+            Step("best s^2", sp.Eq(_S2, at(best))),
+            Step(
+                "ln N a coordinate",
+                sp.Eq(at(sp.log(_COUNT) / _DIM), reached, evaluate=False),
+            ),
+        ),
+        minimizer=sp.Dict({noise_std: at(sp.sqrt(best.subs(_SHRINK, solution)))}),
+        attained=True,
+    )
+
+
+@lru_cache(maxsize=1)
+def _oracle_rule() -> tuple[sp.Expr, ...]:
+    """Risk, best s^2 and entropy of a coordinate in D, and D at N candidates."""
+    part = {_MU: sp.S.One, _O: sp.S.Zero, _C: sp.sqrt(_TOTAL / _DIM)}
     at = {tilt: (_SHRINK - 1) / (2 * _S2)}
     risk = sp.factor(_cumulants(0, 1).subs(part).subs(at))
     entropy = (-tilt * _cumulants(1, 0) - _cumulants(0, 0)).subs(part).subs(at)
@@ -360,19 +404,8 @@ def oracle_selection_risk(
     (best,) = (root for root in roots if root.subs({_SHRINK: 2, **_ones(root)}) > 0)
     logs = sp.log(_SHRINK)
     reached = sp.expand(sp.cancel(entropy.subs(_S2, best).subs(logs, _U)).subs(_U, logs))
-    solution = sp.solve(sp.Eq(reached, sp.log(number) / dim), _SHRINK)[0]
-    least = dim * sp.factor(risk.subs(_S2, best))
-    return Formula(
-        "total risk of oracle best-of-N at the best noise",
-        least.subs(_SHRINK, solution),
-        steps=(
-            Step("tilted risk of a coordinate, D = 1 + 2 tilt s^2", sp.Eq(sp.Symbol("r"), risk)),
-            Step("best s^2", sp.Eq(_S2, best)),
-            Step("ln N a coordinate", sp.Eq(sp.log(number) / dim, reached, evaluate=False)),
-        ),
-        minimizer=sp.Dict({noise_std: sp.sqrt(best.subs(_SHRINK, solution))}),
-        attained=True,
-    )
+    solution = sp.solve(sp.Eq(reached, sp.log(_COUNT) / _DIM), _SHRINK)[0]
+    return risk, best, reached, solution
 
 
 def _linear(product: sp.Expr) -> list[sp.Expr]:

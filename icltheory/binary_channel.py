@@ -27,6 +27,7 @@ from icltheory.binary_priors import (
     require_prior,
     require_sampler,
 )
+from icltheory.chains import NoisyDecoding
 from icltheory.contraction import contraction_moment, contraction_moment_limit
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.formula import Formula, Step
@@ -41,6 +42,7 @@ from icltheory.symbols import samples as samples_symbol
 from icltheory.voting import vote_constant, vote_excess
 
 _SIGNS = Signs()
+_MOST_VOTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class BinaryChannel:
     prior: of w*; start: the coordinate where the chain starts, 0 or the prior's centre.
     d: the dimension, which only `SparseBits` needs.
 
-    Errors: `InvalidInput`.
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> seen = BinaryChannel(0.625, 0.425**2)
     >>> seen.greedy_error().evalf(10), seen.signal_to_noise.evalf(8)
@@ -74,6 +76,8 @@ class BinaryChannel:
                 value = Formula(title, checks.positive(value, name, "0.5"), references=SOURCES)
             object.__setattr__(self, name, value)
         object.__setattr__(self, "start", checks.scalar(self.start, "start"))
+        if self.d is not None:
+            object.__setattr__(self, "d", checks.positive_integer(self.d, "d", "d=20"))
 
     @property
     def signal_to_noise(self) -> Formula:
@@ -133,8 +137,10 @@ class BinaryChannel:
         """Error of one sample drawn from u; the clip reads u as it is (threshold: the centre)."""
         return self._error(f"error of one sample, {sampler}", require_sampler(sampler), threshold)
 
-    def majority_error(self, sampler: Any, count: Any, threshold: Any = None) -> Formula:
-        """Error of the majority of `count` samples of the same u, ties broken at random: an integral.
+    def majority_error(
+        self, sampler: Any, samples: Any = samples_symbol, threshold: Any = None
+    ) -> Formula:
+        """Error of the majority of `samples` samples of the same u, ties broken at random: an integral.
 
         P(Bin(N, s) < N/2) + P(= N/2)/2 is an incomplete beta function; N = 2m votes err as 2m - 1.
 
@@ -144,10 +150,15 @@ class BinaryChannel:
         """
         chosen, number = (
             require_sampler(sampler),
-            checks.positive_integer(count, "samples", "samples=16"),
+            checks.positive_integer(samples, "samples", "samples=16"),
         )
         if chosen.is_greedy:
             return self.greedy_error(threshold)
+        if number.is_Integer and number > _MOST_VOTES:
+            raise InvalidInput(
+                f"samples = {float(number):.3g}: the integral is computed up to {_MOST_VOTES}; use "
+                f"numeric.majority_errors beyond."
+            )
         half = sp.ceiling(number / 2)
         spread = sp.sqrt(self._variance)
 
@@ -159,7 +170,7 @@ class BinaryChannel:
             f"error of the majority of votes, {sampler}", self._classes(chosen, threshold, vote)
         )
 
-    def majority_law(self, sampler: Any, count: Any = samples_symbol) -> Formula:
+    def majority_law(self, sampler: Any, samples: Any = samples_symbol) -> Formula:
         """`majority_error` at the middle threshold to order 1/N: never below rounding of the same u.
 
         >>> from icltheory.binary_priors import Probit
@@ -171,14 +182,16 @@ class BinaryChannel:
         return self._formula(
             f"error of the majority of votes to order 1/N, {sampler}",
             self.greedy_error().expr
-            + constant.expr / checks.positive_integer(count, "samples", "samples=16") * excess,
+            + constant.expr / checks.positive_integer(samples, "samples", "samples=16") * excess,
             (Step("constant c of the votes", sp.Eq(sp.Symbol("c"), constant.expr)),),
         )
 
-    def averaging_error(self, temperature: Any, count: Any = samples_symbol) -> Formula:
-        """Error of rounding the mean of `count` states u + N(0, temperature^2)."""
-        width = checks.scalar(temperature, "temperature")
-        spread = self._variance + width**2 / checks.positive_integer(count, "samples", "samples=16")
+    def averaging_error(self, temperature: Any, samples: Any = samples_symbol) -> Formula:
+        """Error of rounding the mean of `samples` states u + N(0, temperature^2)."""
+        width = checks.nonnegative(temperature, "temperature")
+        spread = self._variance + width**2 / checks.positive_integer(
+            samples, "samples", "samples=16"
+        )
         return self._formula(
             "error of rounding the mean of noisy states", normal_tail(self.margin / sp.sqrt(spread))
         )
@@ -190,7 +203,7 @@ class BinaryChannel:
     def log_loss_var(self, sampler: Any) -> Formula:
         """Var(ln P(right bit)) a coordinate."""
         log = self._log_right(sampler)
-        expr = normal_mean(log**2) - normal_mean(log) ** 2
+        expr = normal_mean(log**2) - normal_mean(-log) ** 2
         return self._formula(f"variance of the log loss, {sampler}", expr)
 
     # -- parts -------------------------------------------------------------------------------------
@@ -251,6 +264,8 @@ def channel(
     gain = 1 - beta_t; noise_var = E|w* - start|^2/d (beta_2t - beta_t^2) + sampling and label noise,
     which are those of `decoding.risk`. `start`: 0, or the prior's centre (`prior.centre`).
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> from icltheory.chains import NoisyDecoding
     >>> one = channel(NoisyDecoding(0.5, 0, 1), Signs())
     >>> one.gain.expr, sp.factor(one.signal_to_noise.expr)
@@ -273,7 +288,11 @@ def limit_channel(
 ) -> BinaryChannel:
     """The channel for n, d -> infinity with d/n -> gamma; arguments as in `NoisyDecoding.limit_risk`.
 
-    Sparse bits are here Bits(fraction of ones).
+    Sparse bits are here Bits(fraction of ones). Errors: `InvalidInput`. Source: derived here.
+
+    >>> from icltheory.chains import NoisyDecoding
+    >>> sp.factor(limit_channel(NoisyDecoding(0.5, 0, 1), Signs()).signal_to_noise.expr)
+    1/gamma
     """
     steps = _steps(decoding)
     mean, square = (
@@ -284,6 +303,10 @@ def limit_channel(
 
 
 def _steps(decoding: Any) -> int:
+    if not isinstance(decoding, NoisyDecoding):
+        raise InvalidInput(
+            f"decoding has type {type(decoding).__name__}; pass icl.NoisyDecoding(0.5, 0.1, 3)."
+        )
     if not decoding.steps.is_Integer or decoding.steps < 1:
         raise InvalidInput(f"steps = {decoding.steps}: a channel needs a number of steps >= 1.")
     return int(decoding.steps)
@@ -310,6 +333,8 @@ def long_chain_channel(prior: Any, n: Any = length_symbol, d: Any = dim_symbol) 
 
     The chain ends at the solution of least norm; what is left of w* is a projection of rank d - n.
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> sp.factor(long_chain_channel(Signs()).signal_to_noise.expr)
     n/(d - n)
     """
@@ -334,10 +359,11 @@ def long_chain_channel(prior: Any, n: Any = length_symbol, d: Any = dim_symbol) 
 def sparse_channel_variances(
     decoding: Any, ones: Any, n: Any = length_symbol, d: Any = dim_symbol
 ) -> dict[str, Formula]:
-    """Exact variances of u_j without noise for `SparseBits(ones)`: of the "zero" and "one" coordinates.
+    """Exact variances of u_j for `SparseBits(ones)`: of the "zero" and "one" coordinates.
 
     E (A^t)_jl^2 off the diagonal follows from E (tr A^t)^2 and E tr A^2t by rotation invariance; it
     gives both. Symbols n, d up to a few steps. Errors: `InvalidInput` for d = 1.
+    Source: derived here.
 
     >>> from icltheory.chains import NoisyDecoding
     >>> from icltheory.symbols import eta, k
@@ -361,7 +387,8 @@ def sparse_channel_variances(
             moment *= sp.binomial(steps, i) * sp.binomial(steps, j) * (-eta / length) ** (i + j)
             traces += moment
     off = sp.cancel((dim**2 * square - traces) / (dim * (dim - 1) * (dim + 2)))
-    parts = {"zero": count * off, "one": square - (dim - count) * off - mean**2}
+    noise = decoding.risk(length, dim).expr - square
+    parts = {"zero": count * off + noise, "one": square - (dim - count) * off - mean**2 + noise}
     return {
         name: Formula(f"variance of the state, {name} coordinates", sp.cancel(x), sp.true, SOURCES)
         for name, x in parts.items()

@@ -82,6 +82,8 @@ class Signs(BinaryPrior):
 class Bits(BinaryPrior):
     """Independent w*_j in {0, 1}, each one with probability `probability`, strictly between 0 and 1.
 
+    Errors: `InvalidInput`.
+
     >>> Bits().second_moment(), Bits().second_moment(start=Bits().centre), Bits(0.2).mean()
     (1/2, 1/4, 1/5)
     """
@@ -104,6 +106,8 @@ class Bits(BinaryPrior):
 @dataclass(frozen=True)
 class SparseBits(BinaryPrior):
     """w* uniform over the vectors of {0, 1}^d with exactly `ones` ones, 1 <= ones <= d.
+
+    Errors: `InvalidInput`.
 
     >>> SparseBits(3).second_moment(12)
     1/4
@@ -152,10 +156,10 @@ class BinarySampler:
 
     def probability(self, margin: Any, gap: Any = 1) -> sp.Expr:
         """pi(margin); `gap` is the distance of the two values, which only `Clip` depends on."""
-        v = checks.scalar(margin, "margin")
-        return sp.Heaviside(v, sp.S.Half) if self.is_greedy else self._probability(v, gap)
+        v, width = checks.scalar(margin, "margin"), checks.positive(gap, "gap")
+        return sp.Heaviside(v, sp.S.Half) if self.is_greedy else self._probability(v, width)
 
-    def log_probability(self, margin: sp.Expr) -> sp.Expr:
+    def log_probability(self, margin: Any) -> sp.Expr:
         """ln pi(margin), in a form that does not underflow where there is one."""
         return sp.log(self.probability(margin))
 
@@ -163,11 +167,11 @@ class BinarySampler:
         """pi'(margin), the density of the random threshold; `OutOfDomain` for rounding, a point mass."""
         if self.is_greedy:
             raise OutOfDomain(f"{self} is a step: its derivative is no function; use Probit(0.05).")
-        return self._density(checks.scalar(margin, "margin"), gap)
+        return self._density(checks.scalar(margin, "margin"), checks.positive(gap, "gap"))
 
     def slope(self, gap: Any = 1) -> sp.Expr:
         """pi'(0), which decides how fast votes become right; infinite (`oo`) for rounding."""
-        return sp.oo if self.is_greedy else self._density(sp.S.Zero, gap)
+        return sp.oo if self.is_greedy else self._density(sp.S.Zero, checks.positive(gap, "gap"))
 
     def mean_probability(self, mean: Any, variance: Any, gap: Any = 1) -> sp.Expr:
         """E pi(v) for a margin v ~ N(mean, variance): P(v > random threshold).
@@ -175,11 +179,12 @@ class BinarySampler:
         Closed but for the logit, whose unevaluated integral `evalf` and backend "mpmath" compute.
         """
         centre, spread = checks.scalar(mean, "mean"), checks.nonnegative(variance, "variance")
+        width = checks.positive(gap, "gap")
         if spread == 0:
-            return self.probability(centre, gap)
+            return self.probability(centre, width)
         if self.is_greedy:
             return normal_tail(-centre / sp.sqrt(spread))
-        return self._mean(centre, spread, gap)
+        return self._mean(centre, spread, width)
 
     def _probability(self, v: sp.Expr, gap: Any) -> sp.Expr:
         raise NotImplementedError
@@ -220,8 +225,10 @@ class Logit(_Tempered):
 
     temperature: Any
 
-    def log_probability(self, margin: sp.Expr) -> sp.Expr:
-        return -sp.log(1 + sp.exp(-margin / self.temperature))
+    def log_probability(self, margin: Any) -> sp.Expr:
+        if self.is_greedy:
+            return super().log_probability(margin)
+        return -sp.log(1 + sp.exp(-checks.scalar(margin, "margin") / self.temperature))
 
     def _probability(self, v: sp.Expr, gap: Any) -> sp.Expr:
         return 1 / (1 + sp.exp(-v / self.temperature))
@@ -257,17 +264,16 @@ class Clip(BinarySampler):
         return sp.Min(sp.Max(sp.S.Half + v / gap, 0), 1)
 
     def _density(self, v: sp.Expr, gap: Any) -> sp.Expr:
-        inside = sp.Abs(v) < checks.scalar(gap, "gap") / 2
-        return sp.Piecewise((1 / checks.scalar(gap, "gap"), inside), (0, True))
+        inside = sp.Abs(v) < gap / 2
+        return sp.S.One / gap if inside == sp.true else sp.Piecewise((1 / gap, inside), (0, True))
 
     def _mean(self, mean: sp.Expr, variance: sp.Expr, gap: Any) -> sp.Expr:
         # A threshold uniform on (-gap/2, gap/2): the integral of Q((y - mean)/sd)/gap.
         y, spread = sp.Dummy("y", real=True), sp.Dummy("omega", positive=True)
         rounded = normal_tail(y / spread)
         primitive = sp.integrate(rounded, y)
-        width = checks.scalar(gap, "gap")
-        upper, lower = (primitive.subs(y, side * width / 2 - mean) for side in (1, -1))
-        return ((upper - lower) / width).subs(spread, sp.sqrt(variance))
+        upper, lower = (primitive.subs(y, side * gap / 2 - mean) for side in (1, -1))
+        return ((upper - lower) / gap).subs(spread, sp.sqrt(variance))
 
 
 @dataclass(frozen=True)

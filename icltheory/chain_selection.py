@@ -14,6 +14,7 @@ from icltheory.best_of_n import Candidates, per_direction
 from icltheory.chains import NoisyDecoding
 from icltheory.errors import InvalidInput
 
+_MOST_STEPS = 400
 _VERIFIERS: dict[str, Callable[[sp.Expr], sp.Expr]] = {
     "prompt_loss": lambda eigenvalue: eigenvalue,
     "oracle": lambda eigenvalue: sp.S.One,
@@ -38,11 +39,13 @@ def chain_candidates(
     label_noise: X' epsilon/n in the eigenbasis (0 where the eigenvalue is 0); `None` is no noise.
     verifier: "prompt_loss" (the loss on the prompt) or "oracle" (the distance to w*).
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> import icltheory as icl
     >>> chain_candidates(icl.NoisyDecoding(0.5, 1, steps=2), [1, 0], [1, 1]).noise_var
     (5/4, 2)
     """
-    if verifier not in _VERIFIERS:
+    if not isinstance(verifier, str) or verifier not in _VERIFIERS:
         raise InvalidInput(f"verifier = {verifier!r}; pass one of {', '.join(_VERIFIERS)}.")
     spectrum = per_direction(eigenvalues, "eigenvalues")
     wanted = per_direction(coefficients, "coefficients")
@@ -57,6 +60,11 @@ def chain_candidates(
     if not (isinstance(decoding, NoisyDecoding) and decoding.steps.is_Integer):
         raise InvalidInput(
             f"decoding = {decoding!r}; pass an icl.NoisyDecoding with an integer number of steps."
+        )
+    if decoding.steps > _MOST_STEPS:
+        raise InvalidInput(
+            f"steps = {decoding.steps}: exact candidates have at most {_MOST_STEPS} steps; use "
+            f"numeric.chain_law for longer chains."
         )
     rows = []
     for lam, w, h in zip(spectrum, wanted, noise, strict=True):

@@ -181,7 +181,8 @@ class NoisyDecoding:
     def _count(self) -> int:
         if not self.steps.is_Integer:
             raise InvalidInput(
-                f"steps = {self.steps} is a symbol; the risk needs a number of steps."
+                f"the number of steps is the symbol {self.steps}; pass a number such as steps=3 (at the best "
+                f"step size icl.best_contraction and icl.split_risk keep it a symbol)."
             )
         return int(self.steps)
 
@@ -244,11 +245,14 @@ class NoisyDecoding:
         now, before = moment(2 * steps), moment(2 * steps - 2)
         if now < before and (typical is None or now <= _FAR * typical):
             return
+        advice = " Use it, a median, or a fixed prompt for long chains."
+        if typical is None:
+            advice = " Take a smaller step size."
         limit = "diverges too" if typical is None else f"is {typical.evalf(4)} (limit_risk)"
         warnings.warn(
             f"after {steps} steps at n = {length}, d = {dim} the mean bias {now.evalf(4)} is carried by "
             f"rare prompts with a large eigenvalue, and grows without end with more steps; the limit "
-            f"of large n and d {limit}. Use it, a median, or a fixed prompt for long chains.",
+            f"of large n and d {limit}.{advice}",
             DivergingMoments,
             stacklevel=3,
         )

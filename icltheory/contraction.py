@@ -124,7 +124,7 @@ def best_step_condition(
         references=(DERIVED_HERE,),
         steps=(
             Step(
-                "d beta_{2t}/d eta = -(2t/eta) (beta_{2t-1} - beta_{2t})",
+                "slope of the moment in eta, over -2t",
                 sp.Eq(sp.Symbol("C"), slope, evaluate=False),
             ),
         ),

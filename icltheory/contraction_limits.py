@@ -195,7 +195,7 @@ def noise_gain_limit(
     Errors: `InvalidInput`, `OutOfDomain`. Source: derived here.
 
     >>> noise_gain_limit().expr, noise_gain_limit(gamma=0.3, step_size=0.4).evalf(11)
-    (-1/(gamma - 1), 2.1048311985)
+    (1/(1 - gamma), 2.1048311985)
     >>> noise_gain_limit(steps_symbol, 1).expr
     2*steps*binomial(2*steps, steps)/4**steps
     """
@@ -264,13 +264,13 @@ def _endless_gain(gamma: sp.Expr, step: Any) -> Formula:
     beyond = beyond.subs(place, simultaneous=True).xreplace({symbol: value})
     expr = (inverse - beyond) / (2 * size)
     if step is None:
-        expr = sp.cancel(sp.together(expr))
+        expr = 1 / sp.expand(sp.cancel(1 / sp.together(expr)))
     else:
         validity = sp.And(validity, stable(gamma, step))
     m = sp.Symbol("m_0"), sp.Symbol("m_1")
     parts = (
         Step("mean of 1/x", sp.Eq(m[0], inverse, evaluate=False)),
-        Step("mean of 1/(2/eta - x)", sp.Eq(m[1], -beyond, evaluate=False)),
+        Step("mean of 1/(2/eta - x)", sp.Eq(m[1], sp.factor(-beyond), evaluate=False)),
     )
     return _gain(expr, validity, parts)
 

@@ -36,6 +36,8 @@ def trained_weights(task: LinearRegression, prompt_length: Any = length_symbol) 
     A scalar for isotropic tasks (the step size, P rho = step I), otherwise a d x d matrix:
     (Gamma + noise_var/n I)^{-1}, Gamma = (1 + 1/n) Sigma + tr(Sigma)/n I, for coefficients N(0, I).
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> from icltheory.symbols import d, label_noise_var
     >>> sp.factor(trained_weights(LinearRegression(d, label_noise_var, coef_cov=1)).expr)
     n/(d + label_noise_var + n + 1)
@@ -50,6 +52,8 @@ def trained_weights(task: LinearRegression, prompt_length: Any = length_symbol) 
 
 def trained_risk(task: LinearRegression, prompt_length: Any = length_symbol) -> Formula:
     """E |w_1 - w*|^2 of the layer trained without chain; for coefficients N(0, I) d times that a coordinate.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> from icltheory.symbols import d, noise_var
     >>> sp.factor(trained_risk(LinearRegression(d, noise_var)).expr)
@@ -71,6 +75,8 @@ def one_step_risk(
 
     of: "weights" (E |w_1 - w*|^2) or "prediction" (E (x.w_1 - x.w*)^2 for a fresh x of the task).
     `weights`: a number or symbol for a multiple of I, or a d x d matrix.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> from icltheory.symbols import d, eta
     >>> one_step_risk(LinearRegression(d, coef_cov=1), eta).expr
@@ -94,10 +100,13 @@ def teacher_weights(
     The residual of step i is (1 - step_size)^i (step_size w* + P S w*): least squares of
     step_size w* on S w*, the same at every step and for any number of steps. Without label noise.
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> from icltheory.symbols import d
     >>> teacher_weights(LinearRegression(d, coef_cov=1)).expr
     eta*n/(d + n + 1)
     """
+    _require_task(task)
     if task.noise_var != 0:
         raise InvalidInput("the teacher's chain is for prompts without label noise; noise_var=0.")
     step = checks.positive(step_size, "step_size", "0.5")
@@ -128,6 +137,8 @@ def outcome_risk(
 
     Full matrices P, R may do better for k >= 2. E w* w*' = I.
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> outcome_risk(1).expr
     (d + 1)/(d + n + 1)
     >>> outcome_risk(2, 16, 4).evalf(10), outcome_risk(2, 16, 4, scale="fixed").evalf(10)
@@ -144,13 +155,17 @@ def outcome_risk(
     risk = 1 - 2 * readout_scale * (1 - mean) + readout_scale**2 * (1 - 2 * mean + square)
     factor = sp.S.One
     if scale == "free":
-        factor = sp.cancel(sp.solve(sp.diff(risk, readout_scale), readout_scale)[0])
+        square_part, linear_part, _ = sp.Poly(risk, readout_scale).all_coeffs()
+        factor = sp.cancel(-linear_part / (2 * square_part))  # negative where the chain overshoots
     value = sp.factor(sp.cancel(risk.subs(readout_scale, factor)))
     best: dict[Any, Any] = {readout_scale: factor}
+    named: dict[Any, Any] = {}
     if step_size is None:
         root = _best_step(value)
         best = {eta: root, readout_scale: factor.subs(eta, root)}
         value = value.subs(eta, root)
+        if root.has(sp.CRootOf):
+            named = {eta: root}
     return Formula(
         f"risk after {count} steps trained on the outcome",
         value,
@@ -160,6 +175,7 @@ def outcome_risk(
         ),
         minimizer=sp.Dict(best),
         attained=True,
+        abbreviations=sp.Dict(named),
     )
 
 
@@ -176,15 +192,23 @@ def _best_step(risk: sp.Expr) -> sp.Expr:
             "or a step_size."
         )
     roots = [root for root in set(slope.real_roots()) if root > 0]
-    return min(roots, key=lambda root: risk.subs(eta, root.evalf(30)))
+    return min(roots, key=lambda root: risk.subs(eta, root).evalf(15))
 
 
 def _moments(task: LinearRegression, prompt_length: Any) -> tuple[Square, Square]:
     """E w* b' and E b b' of b = X'y/n."""
+    _require_task(task)
     refuse_options(task.scenario)
     length = checks.positive_integer(prompt_length, "prompt_length", "prompt_length=20")
     cross = task.coef_cov @ task.feature_cov
     return cross, task.feature_cov @ cross + example_variance(task) * (1 / length)
+
+
+def _require_task(task: Any) -> None:
+    if not isinstance(task, LinearRegression):
+        raise InvalidInput(
+            f"task has type {type(task).__name__}; pass icl.LinearRegression(dim=5, coef_cov=1)."
+        )
 
 
 def _shown(matrix: Square) -> Any:

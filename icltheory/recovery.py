@@ -27,6 +27,8 @@ def recovery_snr(prior: Any, d: Any = dim_symbol, delta: Any = delta_symbol) -> 
 
     By Q(x) <= exp(-x^2/2)/2 and a union bound: (8/gap^2) ln(d/(2 delta)).
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> from icltheory.binary_priors import Bits, Signs
     >>> recovery_snr(Signs()).expr, recovery_snr(Bits()).expr
     (2*log(d/(2*delta)), 8*log(d/(2*delta)))
@@ -53,9 +55,11 @@ def recovery_length(
     `chain`: "one step" (without noise; sparse bits by their exact larger variance), or "long" for
     infinitely many steps with n < d. Under the Gaussian channel.
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> from icltheory.binary_priors import Signs
-    >>> recovery_length(Signs(), 20, 0.01).expr
-    126*log(10)
+    >>> recovery_length(Signs()).expr, recovery_length(Signs(), 20, 0.01).evalf(6)
+    (2*(d + 1)*log(d/(2*delta)), 290.126)
     """
     needed = recovery_snr(prior, d, delta)
     if chain == "one step":
@@ -67,12 +71,12 @@ def recovery_length(
         ratio = long_chain_channel(prior, d=d).signal_to_noise.expr
     else:
         raise InvalidInput(f"chain = {chain!r}; pass 'one step' or 'long'.")
-    unknown = sp.Dummy("n", positive=True)
-    condition = sp.numer(sp.together(ratio.subs(length_symbol, unknown) - needed.expr))
+    unknown, target = sp.symbols("n snr", positive=True, cls=sp.Dummy)
+    condition = sp.numer(sp.together(ratio.subs(length_symbol, unknown) - target))
     (length,) = sp.roots(sp.Poly(condition, unknown))
     return Formula(
         f"prompt length for rounding all bits rightly, {chain}",
-        length,
+        sp.factor(length).subs(target, needed.expr),
         validity=needed.validity,
         references=SOURCES,
         steps=(*needed.steps, Step("signal-to-noise ratio", ratio)),

@@ -60,7 +60,7 @@ def state_evolution_map(
         sigma are bits with T and sigma/2.
     step_size: eta. label_noise_ratio: label_noise_var/n.
 
-    Closed but for the logit (an integral). Errors: `InvalidInput`.
+    Closed but for the logit (an integral). Errors: `InvalidInput`. Source: derived here.
 
     >>> state_evolution_map(Round()).expr
     erfc(sqrt(2)/(4*sqrt(error_fraction)*sqrt(gamma)))/2
@@ -124,6 +124,8 @@ def lock_in_threshold(digits: int = 15) -> Formula:
 def sampling_floor(sampler: Any, prior: BinaryPrior = _BITS) -> Formula:
     """Fraction of wrong bits that sampling alone makes: the map at no noise, pi(-gap/2).
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> from icltheory.binary_priors import Logit
     >>> from icltheory.symbols import temperature
     >>> sampling_floor(Logit(temperature)).expr
@@ -136,6 +138,8 @@ def sampling_floor(sampler: Any, prior: BinaryPrior = _BITS) -> Formula:
 
 def clip_floor(gamma: Any = gamma_symbol) -> Formula:
     """The fixed point of the clip to leading order in small gamma: it never locks in.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> clip_floor().expr
     gamma/(2*pi)
@@ -161,6 +165,12 @@ def onsager_coefficient(
     z_s = y - X w_s + z_{s-1} sum_j pi'(u_{s-1,j})/n, u_s = w_s + X'z_s/n, and w_{s+1} is drawn with
     probability pi(u_s): the derivative of the mean, since the sampling noise does not depend on X.
     Rounding has no derivative (`InvalidInput`); use a probit of small temperature.
+
+    Errors: `InvalidInput`. Source: derived here.
+
+    >>> from icltheory.binary_priors import Clip
+    >>> onsager_coefficient(Clip(), 0.5).expr
+    1/4 - erfc(1/sqrt(error_fraction))/4
     """
     chosen = require_sampler(sampler)
     if chosen.is_greedy:

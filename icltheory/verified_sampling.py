@@ -20,17 +20,19 @@ from icltheory.formula import Formula, Step
 from icltheory.laws.normal import G, normal_mean
 from icltheory.symbols import d as dim_symbol
 from icltheory.symbols import delta as delta_symbol
+from icltheory.symbols import false_negative as false_negative_symbol
+from icltheory.symbols import false_positive as false_positive_symbol
 from icltheory.symbols import (
-    false_negative,
-    false_positive,
     label_noise_var,
-    samples,
     success,
 )
 from icltheory.symbols import log_loss as loss_symbol
 from icltheory.symbols import log_loss_var as loss_var_symbol
 from icltheory.symbols import n as length_symbol
+from icltheory.symbols import samples as samples_symbol
 from icltheory.symbols import snr as snr_symbol
+
+_MOST_POWER, _MOST_TERMS = 10_000, 200
 
 
 def equivocation(signal_to_noise: Any = snr_symbol) -> Formula:
@@ -38,6 +40,8 @@ def equivocation(signal_to_noise: Any = snr_symbol) -> Formula:
 
     The log loss of logit sampling at its calibrated temperature, an integral: `evalf` or backend
     "mpmath". h(0) = ln 2, and h decreases to 0.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> [equivocation(x).evalf(10) for x in (0.5, 1, 3)]
     [0.4918017090, 0.3563163602, 0.1072078301]
@@ -58,7 +62,13 @@ def equivocation(signal_to_noise: Any = snr_symbol) -> Formula:
 
 
 def verified_log_samples(signal_to_noise: Any = snr_symbol, d: Any = dim_symbol) -> Formula:
-    """ln N at which verified sampling begins to succeed, at the calibrated temperature: d h(snr)."""
+    """ln N at which verified sampling begins to succeed, at the calibrated temperature: d h(snr).
+
+    Errors: `InvalidInput`. Source: derived here.
+
+    >>> verified_log_samples(1, d=20).evalf(6)
+    7.12633
+    """
     dim = checks.positive_integer(d, "d", "d=20")
     rate = equivocation(signal_to_noise)
     return Formula(
@@ -67,7 +77,7 @@ def verified_log_samples(signal_to_noise: Any = snr_symbol, d: Any = dim_symbol)
 
 
 def pass_at_n(
-    count: Any = samples,
+    samples: Any = samples_symbol,
     d: Any = dim_symbol,
     log_loss: Any = loss_symbol,
     log_loss_var: Any = loss_var_symbol,
@@ -77,35 +87,43 @@ def pass_at_n(
     The two moments are those of `BinaryChannel.log_loss` and `.log_loss_var`. Within 0.04 for n up to
     about d near the calibrated temperature; poor at N = 1.
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> round(float(pass_at_n(1000, 12, 0.5, 0.1)), 6)
     0.815448
     """
-    number = checks.positive_integer(count, "samples", "samples=16")
+    number = checks.positive_integer(samples, "samples", "samples=16")
     dim = checks.positive_integer(d, "d", "d=20")
-    rate, spread = (checks.nonnegative(x, "log_loss") for x in (log_loss, log_loss_var))
+    rate = checks.nonnegative(log_loss, "log_loss")
+    spread = checks.nonnegative(log_loss_var, "log_loss_var")
     expected = sp.exp(sp.log(number) - dim * rate + sp.sqrt(dim * spread) * G)
     return Formula("pass@N", normal_mean(1 - sp.exp(-expected)), references=SOURCES)
 
 
 def verified_success(
-    count: Any = samples,
+    samples: Any = samples_symbol,
     probability: Any = success,
-    rejects_right: Any = false_negative,
-    accepts_wrong: Any = false_positive,
+    false_negative: Any = false_negative_symbol,
+    false_positive: Any = false_positive_symbol,
 ) -> Formula:
     """P(right answer) with a verifier that errs: an accepted answer of N, or any if none is accepted.
 
     Parameters
     ----------
-    probability: that one sample is right; the others are the error rates of the verifier,
-        independent over samples. Exact.
+    probability: that one sample is right.
+    false_negative, false_positive: error rates of the verifier, independent over samples.
+
+    Exact.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> verified_success(4, 0.1, 0.2, 0.05).evalf(10)
     0.2782421875
     """
-    number = checks.positive_integer(count, "samples", "samples=16")
-    names = ("probability", "rejects_right", "accepts_wrong")
-    given = (probability, rejects_right, accepts_wrong)
+    number = checks.positive_integer(samples, "samples", "samples=16")
+    _moderate(number, "samples", "numeric.verified_success")
+    names = ("probability", "false_negative", "false_positive")
+    given = (probability, false_negative, false_positive)
     right, miss, pass_wrong = (_probability(x, name) for x, name in zip(given, names, strict=True))
     accepted = sp.expand(right * (1 - miss) + (1 - right) * pass_wrong)
     rejected = 1 - accepted
@@ -134,12 +152,15 @@ def competitor_error(
     Given X it is Q(|X delta|/(2 sigma)), and |X delta|^2 is |delta|^2 chi^2_n: "student" is exact, a
     tail of Student's law, "chernoff" its bound by Q(x) <= exp(-x^2/2)/2.
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> from icltheory.binary_priors import Signs
     >>> competitor_error(1, Signs(), form="chernoff").expr
     1/(2*(1 + 1/label_noise_var)**(n/2))
     """
     flips = checks.positive_integer(distance, "distance", "1")
     length = checks.positive_integer(n, "n", "n=20")
+    _moderate(length, "n", "numeric.exhaustive_error")
     noise = checks.positive(noise_var, "noise_var", "1")
     ratio = flips * require_prior(prior).gap ** 2 / (4 * noise)  # a^2 in Q(a chi)
     if form == "student":
@@ -160,8 +181,10 @@ def exhaustive_error(
 ) -> Formula:
     """Union bound on the error of the best fit among all binary vectors: sum_h (d choose h) P_h.
 
-    `d` is a number. For sparse bits competitors have as many ones: (k choose h)(d - k choose h) at
+    `d` is a number, `form` that of `competitor_error`. For sparse bits competitors have as many ones: (k choose h)(d - k choose h) at
     distance 2h. It may exceed 1, and is loose where it is not small.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> from icltheory.binary_priors import Signs
     >>> exhaustive_error(Signs(), 10, 6, 1).evalf(10)
@@ -170,6 +193,7 @@ def exhaustive_error(
     dim = checks.positive_integer(d, "d", "d=10")
     if not dim.is_Integer:
         raise InvalidInput(f"d = {d} is a symbol; the sum needs a number.")
+    _moderate(dim, "d", "numeric.exhaustive_error", _MOST_TERMS)
     if isinstance(prior, SparseBits):
         ones = prior.high_probability(dim) * dim
         if not ones.is_Integer:
@@ -193,6 +217,8 @@ def plurality_samples(mode: Any, runner_up: Any, delta: Any = delta_symbol) -> F
     """Samples for the most frequent whole answer to be the mode, up to one competitor: Chernoff.
 
     `mode`, `runner_up`: probabilities p_1 > p_2 of the two most likely answers.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> p1, p2 = sp.symbols("p1 p2", positive=True)
     >>> plurality_samples(p1, p2).expr
@@ -219,6 +245,11 @@ def vote_samples(probability: Any, d: Any = dim_symbol, delta: Any = delta_symbo
     """Samples for all d coordinate votes to be right, each right with at least `probability` > 1/2.
 
     By Hoeffding's inequality and a union bound: ln(d/delta)/(2 (probability - 1/2)^2).
+
+    Errors: `InvalidInput`. Source: derived here.
+
+    >>> vote_samples(0.75, d=20, delta=0.01).evalf(4)
+    60.81
     """
     dim = checks.positive_integer(d, "d", "d=20")
     right = _probability(probability, "probability")
@@ -231,6 +262,14 @@ def vote_samples(probability: Any, d: Any = dim_symbol, delta: Any = delta_symbo
         validity=sp.S(right > sp.S.Half),
         references=SOURCES,
     )
+
+
+def _moderate(number: sp.Expr, name: str, beyond: str, most: int = _MOST_POWER) -> None:
+    """`InvalidInput` for a number of which exact powers or sums take long."""
+    if number.is_Integer and number > most:
+        raise InvalidInput(
+            f"{name} = {float(number):.3g}: exact numbers are for at most {most}; use {beyond}."
+        )
 
 
 def _probability(value: Any, name: str) -> sp.Expr:

@@ -34,6 +34,8 @@ def vote_constant(sampler: Any, gap: Any = 1) -> Formula:
     Near u = threshold a vote errs with probability Q(x v), x = 2 s'(0) sqrt(N), v the margin. `gap`
     is that of the prior, for `Clip`. Zero for rounding.
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> from icltheory.binary_priors import Logit, Probit
     >>> from icltheory.symbols import temperature
     >>> vote_constant(Logit(temperature)).expr, vote_constant(Probit(temperature)).expr
@@ -52,6 +54,8 @@ def vote_constant(sampler: Any, gap: Any = 1) -> Formula:
 def vote_excess(margin: Any = gain_symbol, channel_std: Any = std_symbol) -> Formula:
     """f'(0), the slope at the threshold of the density N(margin, channel_std^2) of the margin of u.
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> vote_excess().expr
     sqrt(2)*gain*exp(-gain**2/(2*channel_std**2))/(2*sqrt(pi)*channel_std**3)
     """
@@ -67,18 +71,24 @@ def vote_excess(margin: Any = gain_symbol, channel_std: Any = std_symbol) -> For
 
 
 def averaging_excess(
-    temperature: Any, count: Any = samples_symbol, margin: Any = gain_symbol, std: Any = std_symbol
+    temperature: Any,
+    samples: Any = samples_symbol,
+    margin: Any = gain_symbol,
+    std: Any = std_symbol,
 ) -> Formula:
     """Error over that of rounding u, of rounding the mean of N states u + N(0, temperature^2): order 1/N.
 
-    Rounding first and voting (`Probit`) needs pi/2 times as many samples for the same excess.
+    margin, std: mean and standard deviation of a coordinate's distance from the threshold. Rounding
+    first and voting (`Probit`) needs pi/2 times as many samples for the same excess.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> from icltheory.symbols import samples, temperature
     >>> sp.cancel(averaging_excess(temperature).expr / vote_excess().expr)
     temperature**2/(2*samples)
     """
     added = checks.scalar(temperature, "temperature") ** 2 / checks.positive_integer(
-        count, "samples", "samples=16"
+        samples, "samples", "samples=16"
     )
     mean, spread = checks.positive(margin, "margin"), checks.positive(std, "std")
     variance = sp.Dummy("variance", positive=True)

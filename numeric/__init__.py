@@ -55,6 +55,7 @@ from numeric.block_optimum import PromptLength as PromptLength
 from numeric.block_optimum import optimal_block_risk as optimal_block_risk
 from numeric.block_optimum import prompt_length_for as prompt_length_for
 from numeric.bounds import concentration_bound as concentration_bound
+from numeric.candidate_selection import select_candidates as select_candidates
 from numeric.chain_laws import ChainLaw as ChainLaw
 from numeric.chain_laws import chain_law as chain_law
 from numeric.chain_length import ChainOptimum as ChainOptimum
@@ -82,6 +83,7 @@ from numeric.contraction import contraction_moments as contraction_moments
 from numeric.contraction import contraction_moments_limit as contraction_moments_limit
 from numeric.conventions import approximation_error as approximation_error
 from numeric.decoding_figures import risk_against_compute as risk_against_compute
+from numeric.decoding_figures import risk_against_thoughts as risk_against_thoughts
 from numeric.drift import finite_prompt_flow as finite_prompt_flow
 from numeric.drift import valley_drift as valley_drift
 from numeric.eigenbasis import PromptSpectra as PromptSpectra
@@ -92,6 +94,7 @@ from numeric.families import Family as Family
 from numeric.families import solver_families as solver_families
 from numeric.feature_risk import FeatureExpansion as FeatureExpansion
 from numeric.feature_risk import feature_expansion as feature_expansion
+from numeric.feature_risk import simulate_feature_risk as simulate_feature_risk
 from numeric.filter_estimate import EffectiveFilter as EffectiveFilter
 from numeric.filter_estimate import effective_filter as effective_filter
 from numeric.finite_prompt import block_risk as block_risk
@@ -138,6 +141,8 @@ from numeric.product_features import exact_product_risk as exact_product_risk
 from numeric.product_features import product_expansion as product_expansion
 from numeric.product_features import product_limit_risk as product_limit_risk
 from numeric.product_simulation import simulate_product_risk as simulate_product_risk
+from numeric.progress import Interrupted as Interrupted
+from numeric.progress import partial_result as partial_result
 from numeric.prompt_moments import PromptMoments as PromptMoments
 from numeric.prompt_moments import prompt_moments as prompt_moments
 from numeric.prompt_moments import weight_moment_derivatives as weight_moment_derivatives

@@ -5,7 +5,7 @@ the verifier orders candidates by l = sum_j mu_j (c_j + s_j z_j)^2 and the error
 |o + c + s z|^2. Errors here are totals |w - w*|^2, (..., P) + the shape of `samples`, for all settings,
 prompts and N at once; `numeric.selection_risk` averages them, per coordinate. Sources: Lugannani and
 Rice (1980) for the saddlepoint; the rest is derived here. Exported: `best_of_n_error`,
-`best_noise_level`, `softmax_mean_error`, `SoftmaxMean`, `normal_maximum`.
+`selection_risk`, `small_noise_optimum`, `tilting_limit_risk`, `normal_maximum`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from icltheory.chains import NoisyDecoding
 from icltheory.errors import InvalidInput
 from numeric.arrays import number
 from numeric.chain_laws import (
+    VERIFIERS,
     ChainLaw,
     chain_law,
     decoding_numbers,
     noise_gain,
+    require_law,
     require_verifier,
     sample_counts,
 )
@@ -44,6 +46,8 @@ def normal_maximum(samples: Any) -> np.ndarray:
     """m_N, the mean of the largest of N independent N(0, 1) variables; N >= 1 up to 1e300, any shape.
 
     N need not be an integer (its law is Phi^N). Relative error about 1e-12.
+
+    Errors: `InvalidInput`.
 
     >>> normal_maximum([1, 2, 8, 64, 1024]).round(10)
     array([0.        , 0.56418958, 1.42360031, 2.34373347, 3.2482396 ])
@@ -98,7 +102,7 @@ def best_of_n_error(
     verifier_noise: standard deviation of a normal error of sum_j mu_j (c_j + s_j z_j)^2 at every
         look, independent between candidates.
 
-    N = 1 and chains without noise are exact. Errors: `InvalidInput`.
+    N = 1 and chains without noise are exact. Errors: `InvalidInput`. Source: derived here.
 
     >>> from numeric import ChainLaw
     >>> rate = 0.1 * np.arange(1.0, 11.0)[None]  # eta lambda, eta = 1/2
@@ -109,12 +113,13 @@ def best_of_n_error(
     >>> best_of_n_error(law, [1, 64]).round(2)  # simulated: 4.574 and 1.381
     array([[4.57, 1.37]])
     """
-    if not isinstance(law, ChainLaw):
-        raise InvalidInput(f"law has type {type(law).__name__}; make it with numeric.chain_law.")
+    require_law(law)
     counts = sample_counts(samples)
     noise = number(verifier_noise, "verifier_noise")
-    if noise < 0:
-        raise InvalidInput(f"verifier_noise = {noise:g} is negative; pass 0 or more.")
+    if not 0 <= noise < 1e100:
+        raise InvalidInput(
+            f"verifier_noise = {noise:g} is negative or beyond 1e100; pass a moderate number >= 0."
+        )
     if method not in METHODS:
         raise InvalidInput(f"method = {method!r} is unknown; pass one of {METHODS}.")
     if method != "tilting" and np.any(np.isinf(counts)):
@@ -163,6 +168,7 @@ def selection_risk(
 
     Returns averages of shape (settings) + that of `samples`. The standard error is that of the choice
     of prompts; the error of `method` comes on top. Errors: `InvalidInput`, `OutOfDomain`.
+    Source: derived here.
 
     >>> import icltheory as icl
     >>> from numeric import decoding_prompts
@@ -172,6 +178,11 @@ def selection_risk(
     >>> risk.value.shape, risk.value[1].round(2).tolist()
     ((2, 3), [0.29, 0.16, 0.1])
     """
+    if rule != "mean" and rule not in VERIFIERS:
+        raise InvalidInput(
+            f"rule = {rule!r} is not one of mean, {', '.join(VERIFIERS)} (softmax-weighted means: "
+            f"numeric.softmax_mean_error; stepwise selection: numeric.stepwise_risk)."
+        )
     law = chain_law(prompts, decoding, step_size=step_size, noise_std=noise_std, steps=steps)
     if rule == "mean":
         values = law.mean_error(samples)
@@ -192,6 +203,7 @@ def small_noise_optimum(
     and the total error there is B - m_N^2 G^2/V, with V = sum s^2, B = sum c^2 and
     G = sum mu c^2 s^2/sqrt(sum mu^2 c^2 s^2). Multiply the law's noise_std by the factor. It overstates the
     gain where factor* is not small. Errors: `InvalidInput` for label noise or a law without noise.
+    Source: derived here.
 
     >>> from numeric import ChainLaw
     >>> one = np.ones((1, 40))
@@ -199,6 +211,7 @@ def small_noise_optimum(
     >>> (error / 40).round(4), (1 - normal_maximum(64) ** 2 / 40).round(4)
     (array([0.8627]), np.float64(0.8627))
     """
+    require_law(law)
     _, c, s, mu = law.verified(verifier)
     if np.any(law.overfit != 0):
         raise InvalidInput("the prompts have label noise; this optimum is for exact labels.")
@@ -233,7 +246,7 @@ def tilting_limit_risk(
     verifier: "prompt_loss" or "oracle".
 
     Exact to leading exponential order. Null directions keep 1 + their noise under the prompt loss.
-    Errors: `InvalidInput`.
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> import icltheory as icl
     >>> chain = icl.NoisyDecoding(0.5, 0.5, 3)
@@ -245,9 +258,9 @@ def tilting_limit_risk(
     if rates.dtype.kind not in "iuf" or not np.all(rates >= 0):
         raise InvalidInput(f"log_samples = {log_samples!r}; pass nu = ln(N)/d >= 0.")
     ratio, aspect = number(label_noise_ratio, "label_noise_ratio"), number(gamma, "gamma")
-    if ratio < 0 or aspect <= 0:
+    if ratio < 0 or not 1e-9 < aspect < 1e9:
         raise InvalidInput(
-            f"label_noise_ratio = {ratio:g} >= 0 and gamma = {aspect:g} > 0 are needed."
+            f"label_noise_ratio = {ratio:g} >= 0 and gamma = {aspect:g} from 1e-9 to 1e9 are needed."
         )
     rule = marchenko_pastur_quadrature(aspect, 0)
     values = np.append(rule.values, 0.0)

@@ -22,16 +22,24 @@ from icltheory.binary_priors import BinaryPrior, BinarySampler, Round
 from icltheory.chains import NoisyDecoding
 from icltheory.contraction import LARGEST_EXACT
 from icltheory.errors import DivergingMoments, InvalidInput, OutOfDomain
-from numeric.arrays import broadcast, finite, integer, positive_integers
+from numeric.arrays import (
+    broadcast,
+    finite,
+    integer,
+    number,
+    positive_integers,
+    require_memory,
+)
 from numeric.binary_samplers import BitLaw, PriorNumbers, bit_law, prior_numbers, vote_error
 from numeric.contraction import contraction_moments, contraction_moments_limit
+from numeric.decoding_display import Shown
 
 STARTS = ("zero", "mean")
 _FAR = 2.0  # exact contraction moments so many times the limit are those of rare prompts
 
 
-@dataclass(frozen=True, eq=False)
-class BinaryChannel:
+@dataclass(frozen=True, eq=False, repr=False)
+class BinaryChannel(Shown):
     """u_j = origin + gain (w*_j - origin) + noise_std G_j, independent over the coordinates.
 
     gain, noise_std >= 0: arrays of one shape (...). origin: the chain's start, a number.
@@ -43,6 +51,17 @@ class BinaryChannel:
     gain: np.ndarray
     noise_std: np.ndarray
     origin: float = 0.0
+
+    def __post_init__(self) -> None:
+        prior_numbers(self.prior, self.dim)
+        gain, noise = finite(self.gain, "gain"), finite(self.noise_std, "noise_std")
+        if np.any(noise < 0):
+            raise InvalidInput(f"noise_std = {noise.min():g} is negative; pass 0 or more.")
+        for name, array in zip(
+            ("gain", "noise_std"), broadcast(gain=gain, noise_std=noise), strict=True
+        ):
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "origin", number(self.origin, "origin"))
 
     @property
     def numbers(self) -> PriorNumbers:
@@ -129,6 +148,7 @@ def decoding_channel(
     t = positive_integers(int(decoding.steps) if steps is None else steps, "steps", 0)
     votes = positive_integers(int(decoding.samples) if samples is None else samples, "samples")
     t, votes = broadcast(steps=t, samples=votes)
+    require_memory(2 * int(t.max()), f"steps = {t.max():.3g}")
     t = t.astype(int)
     beta = moments_up_to(2 * int(t.max()), length, law.dim, decoding.step_size, limit)
     if not limit:
@@ -185,6 +205,15 @@ def start_value(law: PriorNumbers, start: str) -> float:
     return law.mean if start == "mean" else 0.0
 
 
+def require_channel(channel: Any) -> None:
+    """`InvalidInput` for what is no channel."""
+    if not isinstance(channel, BinaryChannel):
+        raise InvalidInput(
+            f"channel has type {type(channel).__module__}.{type(channel).__name__}; make it with "
+            f"numeric.decoding_channel, or as numeric.BinaryChannel(prior, dim, gain, noise_std)."
+        )
+
+
 def require_numbers(decoding: Any) -> None:
     if not isinstance(decoding, NoisyDecoding):
         raise InvalidInput(
@@ -216,8 +245,8 @@ def _warn(beta: np.ndarray, t: np.ndarray, n: int, d: int, step_size: sp.Expr) -
 # -- errors --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class BitErrors:
+@dataclass(frozen=True, eq=False, repr=False)
+class BitErrors(Shown):
     """Probabilities of a wrong coordinate, arrays of one shape.
 
     low, high: given that w*_j is the lower, the higher value.
@@ -269,6 +298,7 @@ def majority_errors(
     >>> majority_errors(channel, icl.Logit(0.6), [1, 25]).mean.round(10)
     array([0.28074843, 0.10010751])
     """
+    require_channel(channel)
     return _errors(
         channel,
         bit_law(sampler, channel.numbers.gap, temperature),
@@ -286,6 +316,8 @@ def sampled_errors(
 ) -> BitErrors:
     """One sampled answer; arguments as for `majority_errors`.
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> import icltheory as icl
     >>> channel = BinaryChannel(icl.Signs(), 10, np.array(0.6), np.array(0.3))
     >>> float(sampled_errors(channel, icl.Probit(0.4)).mean.round(6))  # Q(0.6/0.5)
@@ -296,6 +328,8 @@ def sampled_errors(
 
 def greedy_errors(channel: BinaryChannel, *, threshold: Any = "middle") -> BitErrors:
     """The state rounded at the threshold: Q(margin/noise_std).
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> import icltheory as icl
     >>> channel = BinaryChannel(icl.Signs(), 10, np.array(0.625), np.array(0.425))
@@ -312,6 +346,8 @@ def averaged_errors(
 
     Rounding first and voting (`majority_errors` with `icl.Probit`) needs pi/2 times as many.
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> import icltheory as icl
     >>> channel = BinaryChannel(icl.Signs(), 10, np.array(0.6), np.array(0.3))
     >>> float(averaged_errors(channel, 0.8, 4).mean.round(6))  # Q(0.6/0.5)
@@ -325,6 +361,7 @@ def averaged_errors(
 
 
 def _errors(channel: BinaryChannel, law: BitLaw, samples: np.ndarray, threshold: Any) -> BitErrors:
+    require_channel(channel)
     prior = channel.numbers
     low, high = channel.margins(prior.centre if law.kind == "clip" else threshold)
     broadcast(channel=low, temperature=law.temperature, samples=samples)

@@ -19,9 +19,18 @@ from scipy import optimize, special
 
 from icltheory.binary_priors import BinaryPrior, BinarySampler, require_prior
 from icltheory.errors import InvalidInput, OutOfDomain
-from numeric.arrays import broadcast, finite, integer, number, positive_integers
+from numeric.arrays import (
+    broadcast,
+    finite,
+    integer,
+    number,
+    positive_integers,
+    require_memory,
+)
 from numeric.binary_samplers import BitLaw, bit_law, prior_numbers, vote_error
+from numeric.chain_laws import require_walkable
 from numeric.chain_prompts import PromptAverage, prompt_blocks
+from numeric.decoding_display import Tabled, merged_rows
 from numeric.montecarlo import Seed
 
 MODES = ("fresh", "same", "amp")
@@ -69,8 +78,10 @@ def state_evolution(
         "samples": samples,
     }
     rho, step = _map(prior, sampler, values, temperature)
-    out = [rho]
-    for _ in range(integer(steps, "steps", 0)):
+    count, out = integer(steps, "steps", 0), [rho]
+    require_memory(count * rho.size, f"steps = {count}")
+    require_walkable(count)
+    for _ in range(count):
         out.append(step(out[-1]))
     return np.stack(out)
 
@@ -114,6 +125,7 @@ def feedback_fixed_point(
 
     The first sign change of map(rho) - rho on a fine grid in the direction of the first step, refined
     by bisection. Arguments as for `state_evolution`, numbers. Errors: `InvalidInput`.
+    Source: derived here.
 
     >>> import icltheory as icl
     >>> round(feedback_fixed_point(icl.Bits(), icl.Clip(), 0.5), 10)
@@ -153,12 +165,17 @@ def feedback_fixed_point(
 # -- the iteration on prompts -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class FeedbackRun:
+@dataclass(frozen=True, eq=False, repr=False)
+class FeedbackRun(Tabled):
     """Averages over prompts for steps 0, ..., steps: share of wrong bits, and all bits right."""
 
     error: PromptAverage
     recovered: PromptAverage
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        steps = [str(t) for t in range(len(self.error.value))]
+        columns = {"wrong bits": self.error, "all bits right": self.recovered}
+        return merged_rows(("step", steps), columns)
 
 
 def simulate_feedback(
@@ -196,6 +213,7 @@ def simulate_feedback(
     """
     law, length = prior_numbers(prior, d), integer(n, "n")
     count, eta = integer(steps, "steps", 0), number(step_size, "step_size")
+    require_walkable(count)
     half = math.ceil(integer(samples, "samples") / 2)
     bits, noise = bit_law(sampler, law.gap), number(label_noise_var, "label_noise_var")
     for name, value, options in (("mode", mode, MODES), ("start", start, FEEDBACK_STARTS)):

@@ -19,8 +19,9 @@ from scipy import special
 from icltheory.binary_priors import BinarySampler, Logit
 from icltheory.errors import InvalidInput, OutOfDomain
 from numeric.arrays import broadcast, finite, integer, positive_integers
-from numeric.binary_decoding import BinaryChannel
+from numeric.binary_decoding import BinaryChannel, require_channel
 from numeric.binary_samplers import BitLaw, bit_law, gaussian_mean
+from numeric.decoding_display import Shown, Tabled, average_rows, brief
 from numeric.montecarlo import Seed, seed_sequence
 
 _BLOCK = 2**21  # numbers held at a time
@@ -30,12 +31,18 @@ Success = Callable[[np.ndarray, np.ndarray], np.ndarray]
 METHODS = ("monte carlo", "log-normal")
 
 
-@dataclass(frozen=True, eq=False)
-class PassRate:
+@dataclass(frozen=True, eq=False, repr=False)
+class PassRate(Tabled):
     """A probability of success with its standard error (0 where nothing was sampled); arrays."""
 
     value: np.ndarray
     standard_error: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"PassRate({brief(self)})"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        return average_rows(self.value, self.standard_error)
 
 
 def pass_at_n(
@@ -94,6 +101,7 @@ def pass_at_n(
 def setting_of(
     channel: BinaryChannel, sampler: BinarySampler, samples: Any, temperature: Any, threshold: Any
 ) -> tuple[np.ndarray, BitLaw, np.ndarray, np.ndarray, np.ndarray]:
+    require_channel(channel)
     law = bit_law(sampler, channel.numbers.gap, temperature)
     cut = channel.numbers.centre if law.kind == "clip" else threshold
     low, high = channel.margins(cut)
@@ -240,8 +248,8 @@ def log_success_moments(
 # -- the best temperature ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class BestTemperature:
+@dataclass(frozen=True, eq=False, repr=False)
+class BestTemperature(Shown):
     """The temperature with the largest pass@N on a refined grid, and that pass@N."""
 
     temperature: np.ndarray
@@ -262,7 +270,7 @@ def best_temperature(
 
     A grid from 1/16 to 32 times the calibrated temperature and 0, refined once around the best
     point, on common random states. Arguments as for `pass_at_n`; the channel's axes and `samples`
-    broadcast. Errors: `InvalidInput`, `OutOfDomain`.
+    broadcast. Errors: `InvalidInput`, `OutOfDomain`. Source: derived here.
 
     >>> import icltheory as icl
     >>> channel = BinaryChannel(icl.Signs(), 12, np.array(0.6), np.array(0.45))
@@ -270,6 +278,7 @@ def best_temperature(
     >>> bool(best.temperature[0] < channel.calibrated_temperature < best.temperature[2])
     True
     """
+    require_channel(channel)
     votes = positive_integers(samples, "samples")
     unit, votes = broadcast(channel=channel.calibrated_temperature, samples=votes)
 
@@ -341,13 +350,14 @@ def log_samples_needed(channel: BinaryChannel) -> np.ndarray:
     """ln N*, the number of calibrated samples at which pass@N jumps from 0 to 1: d h(snr).
 
     For bits the two values are half as far apart: d h(snr/4). Uniform priors only. Errors:
-    `OutOfDomain`.
+    `OutOfDomain`. Source: derived here.
 
     >>> import icltheory as icl
     >>> channel = BinaryChannel(icl.Signs(), 12, np.array(0.6), np.array(0.6))
     >>> float(log_samples_needed(channel).round(4))  # 12 h(1)
     4.2758
     """
+    require_channel(channel)
     law = channel.numbers
     if law.share != 0.5 or law.ones is not None:
         raise OutOfDomain(

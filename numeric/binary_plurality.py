@@ -15,7 +15,7 @@ import numpy as np
 from scipy import stats
 
 from icltheory.errors import InvalidInput, OutOfDomain
-from numeric.arrays import finite, integer, number
+from numeric.arrays import finite, integer, number, positive_integers
 
 _LARGEST_EXACT = 12  # bits: 2^12 answers
 _LARGEST_SAMPLES = 256
@@ -34,6 +34,7 @@ def plurality_success(probability: Any, samples: int, answer: Any = None) -> flo
     The counts are Poisson variables given their sum: a sum over the winner's count of products over all
     2^d answers, whose coefficient is read off by a discrete Fourier transform; a uniform variable breaks
     the ties. Absolute error about 1e-13. Errors: `InvalidInput`, `OutOfDomain`.
+    Source: derived here.
 
     >>> round(plurality_success([0.8], 3), 12)  # a majority of three
     0.896
@@ -95,22 +96,24 @@ def plurality_bound(probability: Any, samples: Any) -> np.ndarray:
     """A bound on P(the plurality of N answers is not the most likely one), at every N; at most 1.
 
     sum over the other answers v of exp(-N (sqrt(p_1) - sqrt(p_v))^2): Chernoff for two counts of a
-    multinomial. At most 20 bits. Errors: `InvalidInput`, `OutOfDomain`.
+    multinomial. At most 20 bits. Errors: `InvalidInput`, `OutOfDomain`. Source: derived here.
 
     >>> plurality_bound([0.9, 0.9], [10, 100]).round(6)
     array([0.056309, 0.      ])
     """
-    p, votes = _bits(probability, _LARGEST_BOUND), np.atleast_1d(finite(samples, "samples"))
+    p, votes = _bits(probability, _LARGEST_BOUND), positive_integers(samples, "samples")
     roots = np.sqrt(_answers(p, p >= 0.5))
     gaps = np.square(roots[0] - roots[1:])
     out = np.array([np.exp(-n * gaps).sum() for n in votes.ravel()]).reshape(votes.shape)
-    return np.minimum(out, 1.0).reshape(np.shape(samples))[()]
+    return np.minimum(out, 1.0)[()]
 
 
 def samples_for_plurality(probability: Any, failure: float) -> float:
     """N ~ ln(1/failure)/(sqrt(p_1) - sqrt(p_2))^2 for the vote over whole answers; infinite at a tie.
 
     p_1 is the product of the larger chances m_j, the runner-up flips the least certain bit; any d.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> round(samples_for_plurality([0.8] * 20, 0.05), 1)
     1039.4
@@ -124,6 +127,8 @@ def samples_for_plurality(probability: Any, failure: float) -> float:
 
 def samples_for_majority(probability: Any, failure: float) -> float:
     """N = ln(d/failure)/(2 min_j (m_j - 1/2)^2) for the vote coordinate by coordinate to find the mode.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> round(samples_for_majority([0.8] * 20, 0.05), 1)
     33.3

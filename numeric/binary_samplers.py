@@ -28,7 +28,7 @@ from icltheory.binary_priors import (
     require_sampler,
 )
 from icltheory.errors import InvalidInput
-from numeric.arrays import finite, integer
+from numeric.arrays import broadcast, finite, integer, require_memory
 
 _NODES = np.polynomial.legendre.leggauss(10)
 _NORMAL_EDGES = np.array([-9.0, -7, -5, -3.5, -2, -1, 0, 1, 2, 3.5, 5, 7, 9])
@@ -137,17 +137,35 @@ class BitLaw:
 
         At y in units of the temperature (of the gap for "clip").
         """
+        # Powers of 4 P(high) P(low), which is near 1, do not cancel against B(half, half) 4^half.
         if self.kind == "clip":
             inside = np.abs(y) < 0.5
-            x = np.where(inside, y, 0.0)
-            log = (half - 1) * np.log((0.5 + x) * (0.5 - x))
+            log = (half - 1) * np.log1p(-np.square(np.where(inside, 2 * y, 0.0))) + 2 * math.log(2)
             log = np.where(inside, log, -np.inf)
         elif self.kind == "logit":
-            log = half * (special.log_expit(y) + special.log_expit(-y))
+            log = -2 * half * _log_cosh(y / 2)
         else:
-            log = (half - 1) * (special.log_ndtr(y) + special.log_ndtr(-y))
-            log = log - y**2 / 2 - 0.5 * math.log(2 * math.pi)
-        return log - special.betaln(half, half)
+            odd = np.square(special.erf(y / math.sqrt(2)))
+            far = special.log_ndtr(y) + special.log_ndtr(-y) + 2 * math.log(2)
+            log = (half - 1) * np.where(odd < 0.5, np.log1p(-np.minimum(odd, 0.5)), far)
+            log = log - y**2 / 2 + 2 * math.log(2) - 0.5 * math.log(2 * math.pi)
+        return log - _log_central(half)
+
+
+def _log_cosh(x: np.ndarray) -> np.ndarray:
+    """ln cosh x, accurate near 0 and in the tails."""
+    x = np.abs(x)
+    return np.log1p(2 * np.square(np.sinh(np.minimum(x, 1.0) / 2))) + np.where(
+        x > 1, x - math.log(2) + np.log1p(np.exp(-2 * x)) - math.log(math.cosh(1.0)), 0.0
+    )
+
+
+def _log_central(half: np.ndarray) -> np.ndarray:
+    """ln B(half, half) 4^half = ln 2 sqrt(pi) Gamma(half)/Gamma(half + 1/2)."""
+    large = np.maximum(half, 200.0)
+    late = 0.5 * np.log(large) - 1 / (8 * large) + (1 / large) ** 3 / 192
+    early = special.gammaln(half + 0.5) - special.gammaln(half)
+    return math.log(2 * math.sqrt(math.pi)) - np.where(half > 200, late, early)
 
 
 def bit_law(sampler: BinarySampler, gap: float = 1.0, temperature: Any = None) -> BitLaw:
@@ -190,11 +208,14 @@ def bit_probability(
     """
     u, middle = finite(state, "state"), float(require_prior(prior).centre)
     cut = middle if threshold is None else finite(threshold, "threshold")
+    u, cut = broadcast(state=u, threshold=cut)
     return bit_law(sampler, float(prior.gap)).chance(u - cut)
 
 
 def sample_bits(probability: Any, samples: int, rng: np.random.Generator) -> np.ndarray:
     """`samples` answers drawn coordinate by coordinate, (..., d) to booleans (..., samples, d).
+
+    Errors: `InvalidInput`.
 
     >>> sample_bits([0.0, 1.0], 2, np.random.default_rng(0))
     array([[False,  True],
@@ -203,16 +224,23 @@ def sample_bits(probability: Any, samples: int, rng: np.random.Generator) -> np.
     p = finite(probability, "probability")
     if not p.ndim or np.any(p < 0) or np.any(p > 1):
         raise InvalidInput("probability must be an array (..., d) of numbers from 0 to 1.")
-    shape = (*p.shape[:-1], integer(samples, "samples"), p.shape[-1])
+    _require_generator(rng)
+    count = integer(samples, "samples")
+    require_memory(count * p.size, f"samples = {count}")
+    shape = (*p.shape[:-1], count, p.shape[-1])
     return rng.random(shape) < p[..., None, :]
 
 
 def majority_vote(bits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The majority of each coordinate, ties by a coin: booleans (..., N, d) to (..., d).
 
+    Errors: `InvalidInput`.
+
     >>> majority_vote(np.array([[True, False], [True, False], [False, True]]), np.random.default_rng(0))
     array([ True, False])
     """
+    bits = _answers(bits)
+    _require_generator(rng)
     votes = 2 * np.count_nonzero(bits, axis=-2) - bits.shape[-2]
     return (votes > 0) | ((votes == 0) & (rng.random(votes.shape) < 0.5))
 
@@ -220,10 +248,14 @@ def majority_vote(bits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def plurality_vote(bits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The most frequent whole answer, ties by a coin: booleans (..., N, d) to (..., d).
 
+    Errors: `InvalidInput`.
+
     >>> answers = np.array([[True, False], [False, False], [True, False]])
     >>> plurality_vote(answers, np.random.default_rng(0))
     array([ True, False])
     """
+    bits = _answers(bits)
+    _require_generator(rng)
     *lead, count, dim = bits.shape
     answers = np.packbits(bits, axis=-1).reshape(-1, -(-dim // 8))
     _, label = np.unique(answers, axis=0, return_inverse=True)
@@ -232,6 +264,23 @@ def plurality_vote(bits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     score = (counts + rng.random(len(counts)) / 2)[group].reshape(-1, count)
     best = np.arange(len(score)) * count + score.argmax(axis=1)
     return bits.reshape(-1, dim)[best].reshape(*lead, dim)
+
+
+def _answers(bits: Any) -> np.ndarray:
+    array = np.asarray(bits)
+    if array.dtype != bool or array.ndim < 2 or not array.shape[-2]:
+        raise InvalidInput(
+            f"bits have shape {array.shape} and dtype {array.dtype}; pass booleans (..., N, d) with "
+            f"N >= 1, such as bits > 0."
+        )
+    return array
+
+
+def _require_generator(rng: Any) -> None:
+    if not isinstance(rng, np.random.Generator):
+        raise InvalidInput(
+            f"rng has type {type(rng).__name__}; pass numpy.random.default_rng(seed)."
+        )
 
 
 # -- averages over a Gaussian state ----------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import Any
 
@@ -20,19 +20,22 @@ from scipy import special
 from icltheory.binary_priors import BinaryPrior, BinarySampler, Round
 from icltheory.chains import NoisyDecoding
 from icltheory.errors import InvalidInput, OutOfDomain
-from numeric.arrays import integer, number, positive_integers
+from numeric.arrays import integer, nonnegative, number, positive_integers
 from numeric.binary_decoding import decoding_channel, start_value
 from numeric.binary_samplers import BitLaw, PriorNumbers, bit_law, prior_numbers
+from numeric.chain_laws import DecodingNumbers, decoding_numbers, diverged, require_walkable
 from numeric.chain_prompts import PromptAverage, prompt_blocks
-from numeric.chains import DecodingNumbers, decoding_numbers
+from numeric.decoding_display import Tabled, brief
 from numeric.montecarlo import Seed
+from numeric.progress import progress_bar
 
 _LARGEST_ENUMERATION = 2**16
+_LARGEST_SEARCH = 10**9
 _BLOCK = 2**21  # numbers of candidates held at a time
 
 
-@dataclass(frozen=True, eq=False)
-class BinarySimulation:
+@dataclass(frozen=True, eq=False, repr=False)
+class BinarySimulation(Tabled):
     """Averages over prompts, all on the same prompts; differences are paired.
 
     low_mean, high_mean, low_square, high_square: of u_j and u_j^2 where w*_j is low, high.
@@ -53,6 +56,11 @@ class BinarySimulation:
     average_bit: PromptAverage
     average_vector: PromptAverage
     pass_at_n: PromptAverage
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        return ["quantity", "average"], [
+            [f.name, brief(getattr(self, f.name))] for f in fields(self)
+        ]
 
 
 def simulate_binary_decoding(
@@ -80,7 +88,8 @@ def simulate_binary_decoding(
     threshold: a number, or "middle"/"best" of `decoding_channel` (with `limit` for long chains).
     start: "zero" or "mean", as for `decoding_channel`.
 
-    Votes and pass@N are exact given the state. Memory is bounded. Errors: `InvalidInput`.
+    Votes and pass@N are exact given the state. Memory is bounded. Ctrl-C as in `simulate_chains`.
+    Errors: `InvalidInput`.
 
     >>> import icltheory as icl
     >>> run = simulate_binary_decoding(icl.NoisyDecoding(0.5, 0, 2), icl.Signs(), 24, 12, seed=1)
@@ -92,13 +101,23 @@ def simulate_binary_decoding(
     votes = positive_integers(samples, "samples")
     cut = _threshold(decoding, prior, n, d, bits, threshold, start, limit)
     blocks: list[list[np.ndarray]] = []
-    for _, w, _, u, _ in chain_states(decoding, prior, n, d, start, prompts, seed):
-        high = w > law.centre
-        margin = np.where(high, u - cut, cut - u)
-        blocks.append([*_class_moments(u, high, law.share), *_decoded(margin, bits, votes)])
-    return BinarySimulation(
-        *(PromptAverage(np.concatenate(parts)) for parts in zip(*blocks, strict=True))
-    )
+
+    def simulated() -> BinarySimulation:
+        parts = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        return BinarySimulation(*map(PromptAverage, parts))
+
+    def finished() -> BinarySimulation | None:
+        return simulated() if blocks else None
+
+    total = integer(prompts, "prompts", 2)
+    states = chain_states(decoding, prior, n, d, start, total, seed)
+    with progress_bar(total, 0, None, "decoding", partial=finished, unit=" prompts") as bar:
+        for _, w, _, u, _ in states:
+            high = w > law.centre
+            margin = np.where(high, u - cut, cut - u)
+            blocks.append([*_class_moments(u, high, law.share), *_decoded(margin, bits, votes)])
+            bar.update(len(u))
+    return simulated()
 
 
 def _threshold(
@@ -152,12 +171,16 @@ def _mean_chain(
     b = transposed @ y[:, :, None] / n
     state = np.full((len(X), d, 1), origin)
     std = numbers.output_std / math.sqrt(numbers.samples)
-    for step in range(numbers.steps):
-        state = state - numbers.step_size * (S @ state - b)
-        last = numbers.output_only and step == numbers.steps - 1
-        factor = std * (1.0 if last else numbers.factor(step))
-        if factor:
-            state = state + factor * rng.standard_normal(state.shape)
+    require_walkable(numbers.steps)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step in range(numbers.steps):
+            state = state - numbers.step_size * (S @ state - b)
+            last = numbers.output_only and step == numbers.steps - 1
+            factor = std * (1.0 if last else numbers.factor(step))
+            if factor:
+                state = state + factor * rng.standard_normal(state.shape)
+    if not np.all(np.isfinite(state)):
+        raise diverged(numbers.steps, numbers.step_size)
     return state[:, :, 0]
 
 
@@ -204,14 +227,19 @@ def _log_right(error: np.ndarray) -> np.ndarray:
 # -- selection by prompt loss -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class PromptSelection:
+@dataclass(frozen=True, eq=False, repr=False)
+class PromptSelection(Tabled):
     """The sampled answer of least prompt loss, at every N: share of wrong bits, some bit wrong, and
     whether w* was among the samples at all."""
 
     bit: PromptAverage
     vector: PromptAverage
     found: PromptAverage
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        return ["quantity", "average"], [
+            [f.name, brief(getattr(self, f.name))] for f in fields(self)
+        ]
 
 
 def simulate_prompt_selection(
@@ -222,7 +250,7 @@ def simulate_prompt_selection(
     sampler: BinarySampler,
     samples: Any,
     *,
-    verifier_std: float = 0.0,
+    verifier_noise: float = 0.0,
     threshold: Any = "middle",
     start: str = "zero",
     limit: bool = False,
@@ -231,9 +259,9 @@ def simulate_prompt_selection(
 ) -> PromptSelection:
     """Draw answers and keep the one of least prompt loss |y - X w|^2/n, really: with any label noise.
 
-    samples: increasing numbers N; the first N of the same answers serve each. verifier_std: standard
+    samples: increasing numbers N; the first N of the same answers serve each. verifier_noise: standard
     deviation of noise added to every loss. Other arguments as for `simulate_binary_decoding`.
-    Memory is bounded. Errors: `InvalidInput`.
+    Memory is bounded. Ctrl-C as in `simulate_chains`. Errors: `InvalidInput`.
 
     >>> import icltheory as icl
     >>> run = simulate_prompt_selection(
@@ -242,20 +270,32 @@ def simulate_prompt_selection(
     >>> run.vector.values.shape, bool(np.all(run.vector.value + run.found.value == 1))
     ((200, 2), True)
     """
-    law, noise = prior_numbers(prior, d), number(verifier_std, "verifier_std")
-    counts = np.atleast_1d(positive_integers(samples, "samples")).astype(int)
-    if np.any(np.diff(counts) <= 0):
-        raise InvalidInput("samples must increase.")
-    if noise < 0:
-        raise InvalidInput(f"verifier_std = {noise:g} is negative; 0 adds no noise.")
+    law, noise = prior_numbers(prior, d), nonnegative(verifier_noise, "verifier_noise")
+    counts = np.atleast_1d(positive_integers(samples, "samples"))
+    if counts.ndim != 1 or np.any(np.diff(counts) <= 0) or counts[-1] > _LARGEST_SEARCH:
+        raise InvalidInput(
+            f"samples = {samples!r}; pass increasing numbers of answers up to {_LARGEST_SEARCH:.0e}."
+        )
+    counts = counts.astype(int)
     bits = bit_law(sampler, law.gap)
     cut = _threshold(decoding, prior, n, d, bits, threshold, start, limit)
     out: list[tuple[np.ndarray, ...]] = []
-    for X, w, y, u, rng in chain_states(decoding, prior, n, d, start, prompts, seed):
-        chance = bits.chance(u - cut)
-        for row in range(len(X)):
-            out.append(_select(X[row], y[row], w[row], chance[row], counts, noise, law, rng))
-    return PromptSelection(*(PromptAverage(np.stack(x)) for x in zip(*out, strict=True)))
+
+    def simulated() -> PromptSelection:
+        return PromptSelection(*(PromptAverage(np.stack(x)) for x in zip(*out, strict=True)))
+
+    def finished() -> PromptSelection | None:
+        return simulated() if len(out) > 1 else None
+
+    total = integer(prompts, "prompts", 2)
+    states = chain_states(decoding, prior, n, d, start, total, seed)
+    with progress_bar(total, 0, None, "selection", partial=finished, unit=" prompts") as bar:
+        for X, w, y, u, rng in states:
+            chance = bits.chance(u - cut)
+            for row in range(len(X)):
+                out.append(_select(X[row], y[row], w[row], chance[row], counts, noise, law, rng))
+                bar.update()
+    return simulated()
 
 
 def _select(
@@ -308,26 +348,32 @@ def simulate_exhaustive_search(
     >>> float(run.value)  # without label noise nothing else fits
     0.0
     """
-    law, noise = prior_numbers(prior, d), number(label_noise_var, "label_noise_var")
-    if noise < 0:
-        raise InvalidInput(f"label_noise_var = {noise:g} is negative; a variance is at least 0.")
+    law, noise = prior_numbers(prior, d), nonnegative(label_noise_var, "label_noise_var")
     answers = law.low + law.gap * _all_answers(law)
-    wrong = []
-    for X, w, eps, _ in prompt_blocks(
-        integer(n, "n"), law.dim, integer(prompts, "prompts", 2), noise, None, prior, seed
-    ):
-        for row in range(len(X)):
-            loss = np.square((answers - w[row]) @ X[row].T - eps[row]).sum(axis=1)
-            wrong.append(float(np.any(answers[loss.argmin()] != w[row])))
+    length, size, wrong = integer(n, "n"), integer(prompts, "prompts", 2), []
+
+    def finished() -> PromptAverage | None:
+        return PromptAverage(np.array(wrong)) if len(wrong) > 1 else None
+
+    blocks = prompt_blocks(length, law.dim, size, noise, None, prior, seed)
+    with progress_bar(size, 0, None, "search", partial=finished, unit=" prompts") as bar:
+        for X, w, eps, _ in blocks:
+            for row in range(len(X)):
+                loss = np.square((answers - w[row]) @ X[row].T - eps[row]).sum(axis=1)
+                wrong.append(float(np.any(answers[loss.argmin()] != w[row])))
+                bar.update()
     return PromptAverage(np.array(wrong))
 
 
 def _all_answers(law: PriorNumbers) -> np.ndarray:
     """Booleans (K, d): the vectors of the prior."""
-    size = 2.0**law.dim if law.ones is None else math.comb(law.dim, law.ones)
+    others = law.dim if law.ones is None else min(law.ones, law.dim - law.ones)
+    size = math.inf  # no binomials of astronomical numbers
+    if law.dim <= _LARGEST_ENUMERATION and others <= 16:
+        size = 2**law.dim if law.ones is None else math.comb(law.dim, law.ones)
     if size > _LARGEST_ENUMERATION:
         raise OutOfDomain(
-            f"{size:.3g} answers are too many to enumerate; at most {_LARGEST_ENUMERATION}."
+            f"the answers of {law.dim} bits are too many to enumerate; at most {_LARGEST_ENUMERATION}."
         )
     if law.ones is None:
         return np.arange(int(size))[:, None] >> np.arange(law.dim) & 1 == 1

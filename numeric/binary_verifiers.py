@@ -15,10 +15,18 @@ from scipy import special, stats
 
 from icltheory.binary_priors import BinaryPrior, BinarySampler, SparseBits
 from icltheory.errors import InvalidInput
-from numeric.arrays import broadcast, finite, integer, number, positive_integers
+from numeric.arrays import (
+    broadcast,
+    finite,
+    integer,
+    number,
+    positive_integers,
+    require_memory,
+)
 from numeric.binary_decoding import BinaryChannel
 from numeric.binary_passes import PassRate, States, average_over_states, setting_of
 from numeric.binary_samplers import prior_numbers
+from numeric.decoding_display import Tabled
 from numeric.montecarlo import Seed
 
 
@@ -69,6 +77,8 @@ def accept_reject_success(
 ) -> PassRate:
     """`verified_success` averaged over the states of a channel; arguments as for `pass_at_n`.
 
+    Errors: `InvalidInput`. Source: derived here.
+
     >>> import icltheory as icl
     >>> channel = BinaryChannel(icl.Signs(), 12, np.array(0.6), np.array(0.45))
     >>> accept_reject_success(channel, icl.Logit(0.3), [1, 16], 0.1, 0.01).value.round(2)
@@ -98,8 +108,8 @@ def _rate(value: Any, name: str) -> np.ndarray:
 # -- exhaustive search ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class ExhaustiveError:
+@dataclass(frozen=True, eq=False, repr=False)
+class ExhaustiveError(Tabled):
     """Competitors by their number of differing coordinates h, and bounds on a wrong answer.
 
     distance: h, (K,). log_count: ln of their number. pairwise: P(one of them fits better), exact.
@@ -110,6 +120,15 @@ class ExhaustiveError:
     log_count: np.ndarray
     pairwise: np.ndarray
     pairwise_bound: np.ndarray
+
+    def __repr__(self) -> str:
+        size = f"{len(self.distance)} distances"
+        return f"ExhaustiveError({size}, union={self.union:.4g}, chernoff={self.chernoff:.4g})"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        rows = zip(self.distance, self.log_count, self.pairwise, self.pairwise_bound, strict=True)
+        header = ["wrong bits", "competitors", "error of one", "bound on it"]
+        return header, [[str(h), f"{np.exp(c):.4g}", f"{p:.4g}", f"{b:.4g}"] for h, c, p, b in rows]
 
     @property
     def union(self) -> float:
@@ -141,13 +160,14 @@ def exhaustive_error(prior: BinaryPrior, n: int, d: int, label_noise_var: float)
         )
     h, log_count = competitors(prior, law.dim)
     size = law.gap**2 * h
-    pairwise = stats.t.sf(np.sqrt(size * length / (4 * noise)), length)
+    pairwise = stats.t.sf(np.sqrt(size / (4 * noise) * length), float(length))
     bound = 0.5 * np.exp(-length / 2 * np.log1p(size / (4 * noise)))
     return ExhaustiveError(h, log_count, pairwise, bound)
 
 
 def competitors(prior: BinaryPrior, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Distances h >= 1 to the other vectors of the prior and ln of the numbers of them."""
+    require_memory(dim, f"d = {dim}")
     if isinstance(prior, SparseBits):
         ones = int(prior.ones)
         swaps = np.arange(1, min(ones, dim - ones) + 1)
@@ -164,6 +184,8 @@ def sufficient_examples(prior: BinaryPrior, d: int, label_noise_var: float, fail
     """A prompt length at which the exhaustive search fails with probability at most `failure`.
 
     Every distance gets an equal share of `failure` in the Chernoff bound.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> import icltheory as icl
     >>> n = sufficient_examples(icl.Signs(), 10, 1.0, 0.05)

@@ -16,11 +16,14 @@ import numpy as np
 
 from icltheory.chains import NoisyDecoding
 from icltheory.errors import InvalidInput, OutOfDomain
-from numeric.arrays import broadcast, finite, integer, number, positive_integers
+from numeric.arrays import broadcast, finite, integer, number, positive_integers, real
 from numeric.chain_prompts import DecodingPrompts
+from numeric.decoding_display import Shown
 
 _BATCH = 2**20  # bytes of the states of one batch of prompts: they stay in the cache
 _LARGEST = 2**30  # bytes of the chains of a single prompt
+_LONGEST = 10**6  # steps that are run one by one
+_FAR = 1e150  # states beyond have no squares in float64
 
 VERIFIERS = ("prompt_loss", "oracle")
 
@@ -83,8 +86,8 @@ def decoding_numbers(decoding: Any) -> DecodingNumbers:
 # -- the law of one chain, given the prompt --------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class ChainLaw:
+@dataclass(frozen=True, eq=False, repr=False)
+class ChainLaw(Shown):
     """A chain ends with the error e_j = overfit_j + centre_j + spread_j z_j, z_j independent N(0, 1).
 
     All arrays are (..., P, d) in the eigenbasis of each prompt: leading axes for settings, then
@@ -97,6 +100,22 @@ class ChainLaw:
     centre: np.ndarray
     spread: np.ndarray
     floor: np.ndarray
+
+    def __post_init__(self) -> None:
+        names = ("eigenvalues", "overfit", "centre", "spread", "floor")
+        arrays = {name: finite(getattr(self, name), name) for name in names}
+        broadcast(**{name: x for name, x in arrays.items() if name != "floor"})
+        if (
+            not arrays["centre"].ndim
+            or np.any(arrays["eigenvalues"] < 0)
+            or np.any(arrays["spread"] < 0)
+        ):
+            raise InvalidInput(
+                "a law has arrays (..., P, d) with eigenvalues and spread >= 0; make it with "
+                "numeric.chain_law."
+            )
+        for name, array in arrays.items():
+            object.__setattr__(self, name, array)
 
     @property
     def dim(self) -> int:
@@ -156,6 +175,7 @@ def chain_law(
         many entries as the longest chain.
 
     Errors: `InvalidInput`; `OutOfDomain` where a diverging chain leaves the range of float64.
+    Source: derived here.
 
     >>> import icltheory as icl
     >>> from numeric import decoding_prompts
@@ -173,11 +193,8 @@ def chain_law(
         variance = np.square(sigma) * noise_gain(rate, t, spec)
         if spec.scaled:
             variance = variance * eta
-    if not (np.all(np.isfinite(centre)) and np.all(np.isfinite(variance))):
-        raise OutOfDomain(
-            f"chains of {int(t.max())} steps diverge beyond float64: eta = {eta.max():g} is above "
-            f"2/lambda_max(S) on some prompts. Lower the step size or the number of steps."
-        )
+    if not (np.all(np.abs(centre) < _FAR) and np.all(variance < _FAR)):
+        raise diverged(int(t.max()), float(eta.max()))
     values = np.broadcast_to(prompts.eigenvalues, centre.shape)
     overfit = np.broadcast_to(prompts.overfit, centre.shape)
     return ChainLaw(values, overfit, centre, np.sqrt(variance), prompts.floor)
@@ -233,6 +250,28 @@ def require_prompts(prompts: Any, spec: DecodingNumbers) -> None:
         )
 
 
+def diverged(steps: int, step_size: float) -> OutOfDomain:
+    return OutOfDomain(
+        f"chains of {steps} steps diverge beyond float64: eta = {step_size:g} is above "
+        f"2/lambda_max(S) on some prompts. Lower the step size or the number of steps."
+    )
+
+
+def require_walkable(steps: int) -> None:
+    """`InvalidInput` for more steps than are run one by one."""
+    if steps > _LONGEST:
+        raise InvalidInput(
+            f"steps = {steps:.3g} are run one by one here; pass at most {_LONGEST}, or use "
+            f"numeric.chain_law, which has no loop over steps."
+        )
+
+
+def require_law(law: Any) -> None:
+    """`InvalidInput` for what is no law of chains."""
+    if not isinstance(law, ChainLaw):
+        raise InvalidInput(f"law has type {type(law).__name__}; make it with numeric.chain_law.")
+
+
 def require_verifier(verifier: Any) -> None:
     """`InvalidInput` for what is no verifier."""
     if not isinstance(verifier, str) or verifier not in VERIFIERS:
@@ -241,10 +280,10 @@ def require_verifier(verifier: Any) -> None:
 
 def sample_counts(samples: Any, name: str = "samples") -> np.ndarray:
     """Numbers of samples N >= 1 as floats; infinity is allowed."""
-    counts = np.asarray(samples)
-    if counts.dtype.kind not in "iuf" or counts.size == 0 or not np.all(counts >= 1):
+    counts = real(samples, name)
+    if counts.size == 0 or not np.all(counts >= 1):
         raise InvalidInput(f"{name} = {samples!r} buys nothing; pass numbers of samples >= 1.")
-    return counts.astype(float)
+    return counts
 
 
 def step_counts(spec: DecodingNumbers, at: Any) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 import icltheory as icl
 from icltheory.contraction import LARGEST_EXACT
 from icltheory.errors import InvalidInput
-from numeric.arrays import finite, integer, number
+from numeric.arrays import finite, integer, nonnegative
 from numeric.contraction import contraction_moments, contraction_moments_limit
 
 LONGEST_EXACT = (LARGEST_EXACT - 1) // 2
@@ -53,7 +53,7 @@ def chain_risks(
     gamma: the limit of d/n, with `label_noise_ratio` the limit of label_noise_var/n; or
     moments: beta_0, ..., beta_{2 steps}, with `label_noise_ratio` = label_noise_var/n.
 
-    Errors: `InvalidInput`, `OutOfDomain`.
+    Errors: `InvalidInput`, `OutOfDomain`. Source: derived here.
 
     >>> chain_risks(icl.NoisyDecoding(0.5, 0.3, 3, label_noise_var=2.25), 20, 10)[-1].round(10)
     np.float64(0.3798099414)
@@ -84,9 +84,7 @@ def _parts(
         d is None
     ):
         raise InvalidInput("pass n and d, or gamma, or moments: one of the three.")
-    label = number(label_noise_ratio, "label_noise_ratio")
-    if label < 0:
-        raise InvalidInput(f"label_noise_ratio = {label:g} is negative; a variance is at least 0.")
+    label = nonnegative(label_noise_ratio, "label_noise_ratio")
     if n is not None:
         if label:
             raise InvalidInput("label_noise_ratio is for the limit; at n the decoding has it.")
@@ -111,7 +109,8 @@ def _parts(
 def combine(
     beta: np.ndarray, steps: int, step_size: float, noise_var: float, label: float, where: str
 ) -> _Parts:
-    """The parts of the risk at 0, ..., steps from beta_0, ..., beta_{2 steps}."""
+    """The parts of the risk at 0, ..., steps from beta_0, ..., beta_{2 steps}; beta_0 measures noise
+    that is not contracted: 1, or tr Sigma/d where predictions are measured."""
     lengths = np.arange(steps + 1)
     even = beta[: 2 * steps + 1 : 2]
     sums = np.concatenate([[0.0], np.cumsum(beta)])
@@ -119,7 +118,7 @@ def combine(
     seen = 2 * sums[lengths] - sums[2 * lengths]
     gain = np.concatenate([[0.0], np.cumsum(even[:-1])])
     if where == "output":
-        gain = np.minimum(lengths, 1.0)
+        gain = even[0] * np.minimum(lengths, 1.0)
     return _Parts(even, step_size * label * seen, noise_var * gain)
 
 
@@ -147,8 +146,11 @@ def optimal_length(
 ) -> ChainOptimum:
     """The number of thoughts, at most decoding.steps, with the least risk; arguments as `chain_risks`.
 
-    Without label noise the risk falls up to the first t with beta_{2t} - beta_{2t+2} <=
-    noise_var/samples beta_{2t} and rises after it; with label noise every length is looked at.
+    `values`: the keywords of `chain_risks`. Without label noise the risk falls up to the first t with
+    beta_{2t} - beta_{2t+2} <= noise_var/samples beta_{2t} and rises after it; with label noise every
+    length is looked at.
+
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> best = optimal_length(icl.NoisyDecoding(1 / 3, 0.1, 50), gamma=2)
     >>> best.steps, round(best.risk, 10)
@@ -189,7 +191,7 @@ def best_split(
     whole_samples: N rounded down; False takes N = budget/t as it is (the smooth approximation).
     n, d, values: as `chain_risks`.
 
-    One thought is always spent. Errors: `InvalidInput`.
+    One thought is always spent. Errors: `InvalidInput`. Source: derived here.
 
     >>> best = best_split(icl.NoisyDecoding(0.5, 0.1**0.5, 400), 10**4, gamma=1)
     >>> best.steps, best.samples
@@ -204,7 +206,9 @@ def best_split(
         raise InvalidInput("steps = 0 spends no thought; pass the longest chain to look at.")
     parts = _parts(decoding, n, d, **{**_DEFAULTS, **_known(values)})
     lengths = np.arange(1, min(len(parts.fixed) - 1, total) + 1)
-    samples = total // lengths if whole_samples else total / lengths
+    samples = float(total) / lengths
+    if whole_samples:
+        samples = np.floor(samples)
     risks = parts.fixed[lengths] + parts.sampling[lengths] / samples
     best = int(np.argmin(risks))
     end = best == len(lengths) - 1 and lengths[-1] < total

@@ -18,15 +18,16 @@ import numpy as np
 
 from icltheory.binary_priors import Bits, Signs, SparseBits
 from icltheory.errors import InvalidInput
-from numeric.arrays import finite, integer, number
+from numeric.arrays import finite, integer, nonnegative, real, require_memory
+from numeric.decoding_display import Shown, Tabled, average_rows, brief
 from numeric.montecarlo import Estimate, Seed, child_seed, seed_sequence
 from numeric.spectra import eigenvalue_batches
 
 _BLOCK = 2**22  # bytes of features at a time; fixes which prompts share a seed
 
 
-@dataclass(frozen=True, eq=False)
-class PromptAverage:
+@dataclass(frozen=True, eq=False, repr=False)
+class PromptAverage(Tabled):
     """An average over prompts that keeps the value of every prompt, so that differences are paired.
 
     values: (prompts, ...). One prompt is one independent unit. `a - b` and `a / b` belong to results on
@@ -35,11 +36,23 @@ class PromptAverage:
 
     >>> a = PromptAverage(np.array([1.0, 2.0, 3.0]))
     >>> b = PromptAverage(np.array([0.9, 1.9, 2.9]))
-    >>> float(a.value), round(float(a.standard_error), 4), float((a - b).standard_error) < 1e-15
-    (2.0, 0.5774, True)
+    >>> a, float((a - b).standard_error) < 1e-15
+    (PromptAverage(2.00(58), prompts=3), True)
     """
 
     values: np.ndarray
+
+    def __post_init__(self) -> None:
+        values = real(self.values, "values")
+        if not values.ndim or not len(values):
+            raise InvalidInput("values has no prompts; pass an array (prompts, ...).")
+        object.__setattr__(self, "values", values)
+
+    def __repr__(self) -> str:
+        return f"PromptAverage({brief(self)}, prompts={self.prompts})"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        return average_rows(self.value, self.standard_error)
 
     @property
     def prompts(self) -> int:
@@ -56,7 +69,7 @@ class PromptAverage:
         """Standard error of `value`, (...); NaN for a single prompt."""
         if self.prompts < 2:
             return np.full(self.values.shape[1:], math.nan)
-        return self.values.std(axis=0, ddof=1) / math.sqrt(self.prompts)
+        return np.asarray(self.values.std(axis=0, ddof=1) / math.sqrt(self.prompts))
 
     def __getitem__(self, index: Any) -> PromptAverage:
         """Of the axes after the prompts: `average[0]`, `average[..., 2]`."""
@@ -92,8 +105,8 @@ class PromptAverage:
             )
 
 
-@dataclass(frozen=True, eq=False)
-class DecodingPrompts:
+@dataclass(frozen=True, eq=False, repr=False)
+class DecodingPrompts(Shown):
     """Prompts in the eigenbasis of S = X'X/n; the last axis runs over the d directions.
 
     eigenvalues: lambda in increasing order, null ones exactly 0, (P, d).
@@ -169,7 +182,11 @@ def decoding_prompts(
         integer(value, name)
         for name, value in (("prompt_length", prompt_length), ("dim", dim), ("prompts", prompts))
     )
-    noise_var, root = _noise_var(label_noise_var), covariance_root(feature_cov, d)
+    require_memory(size * d, f"prompts = {size} in dimension {d}")
+    noise_var, root = (
+        nonnegative(label_noise_var, "label_noise_var"),
+        covariance_root(feature_cov, d),
+    )
     if reduced:
         if root is not None:
             raise InvalidInput("reduced prompts need isotropic features; drop feature_cov.")
@@ -200,6 +217,8 @@ def prompt_blocks(
 
     The prompts depend on the seed, n, d, covariance and prior only, whatever is done with them.
     """
+    require_memory(n * d, f"a prompt of {n} examples in dimension {d}")
+    require_memory(prompts * d, f"prompts = {prompts} in dimension {d}")
     size, tree = max(1, _BLOCK // (8 * n * d)), seed_sequence(seed)
     for number_of, start in enumerate(range(0, prompts, size)):
         b = min(size, prompts - start)
@@ -275,15 +294,6 @@ def covariance_root(feature_cov: Any, dim: int) -> np.ndarray | None:
             f"feature_cov has the eigenvalue {values[0]:g}; a covariance here is positive definite."
         )
     return (vectors * np.sqrt(values)) @ vectors.T
-
-
-def _noise_var(value: Any) -> float:
-    noise_var = number(value, "label_noise_var")
-    if noise_var < 0:
-        raise InvalidInput(
-            f"label_noise_var = {noise_var:g} is negative; a variance is at least 0."
-        )
-    return noise_var
 
 
 def _reduced(

@@ -15,18 +15,22 @@ from typing import Any
 import numpy as np
 
 from icltheory.chains import NoisyDecoding
-from icltheory.errors import InvalidInput, OutOfDomain
-from numeric.arrays import finite, integer
+from icltheory.errors import InvalidInput
+from numeric.arrays import finite, integer, require_memory
 from numeric.chain_laws import (
     DecodingNumbers,
     cache_batches,
     chain_law,
     decoding_numbers,
+    diverged,
+    require_walkable,
     sample_counts,
     step_counts,
 )
 from numeric.chain_prompts import PromptAverage, covariance_root, project, prompt_blocks
+from numeric.decoding_display import Tabled, merged_rows
 from numeric.montecarlo import Seed, seed_sequence
+from numeric.progress import progress_bar
 
 # -- the recursion ---------------------------------------------------------------------------------
 
@@ -46,6 +50,10 @@ def run_chains(
     features, labels: X (P, n, d) and y (P, n).
     chains: chains a prompt; `None` is `decoding.samples`.
 
+    Errors: `InvalidInput`; `OutOfDomain` where a diverging chain leaves the range of float64.
+
+    Errors: `InvalidInput`.
+
     >>> import icltheory as icl
     >>> X = np.array([[[2.0], [0.0]]])  # S = 2
     >>> run_chains(X, [[4.0, 0.0]], icl.NoisyDecoding(0.25, 0, 3), chains=2).ravel()  # 2 (1 - 1/2^3)
@@ -62,10 +70,14 @@ def run_chains(
     gram = np.swapaxes(X, 1, 2) @ X / n
     moment = np.einsum("pnd,pn->pd", X, y) / n
     rng = np.random.default_rng(seed_sequence(seed))
+    require_memory(prompts * count * d, f"chains = {count} on {prompts} prompts")
     out = np.empty((prompts, count, d))
-    for part in cache_batches(prompts, count * d):
-        for _, states in _recursion(gram[part], moment[part], spec, count, (spec.steps,), rng):
-            out[part] = states
+    with np.errstate(over="ignore", invalid="ignore"):
+        for part in cache_batches(prompts, count * d):
+            for _, states in _recursion(gram[part], moment[part], spec, count, (spec.steps,), rng):
+                out[part] = states
+    if not np.all(np.isfinite(out)):
+        raise diverged(spec.steps, spec.step_size)
     return out
 
 
@@ -78,6 +90,7 @@ def _recursion(
     rng: np.random.Generator,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(index, states (p, chains, d)) after the steps of `at`, which increase; states are reused."""
+    require_walkable(at[-1])
     p, d = moment.shape
     matrix = np.eye(d) - spec.step_size * gram
     drift = spec.step_size * moment[:, None, :]
@@ -106,8 +119,8 @@ def _recursion(
 # -- simulation --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class ChainSimulation:
+@dataclass(frozen=True, eq=False, repr=False)
+class ChainSimulation(Tabled):
     """Simulated chains on P prompts at the numbers of steps `steps`; one prompt is one unit.
 
     one: |w - w*|^2/d, its mean over the chains of a prompt, (P, T). mean: |w - w*|^2/d of the mean of
@@ -120,6 +133,14 @@ class ChainSimulation:
     steps: np.ndarray
     chains: int
     samples: int
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        columns = {
+            "risk of one chain": PromptAverage(self.one),
+            f"of the mean of {self.chains}": PromptAverage(self.mean),
+            "prompt loss": self.prompt_loss(),
+        }
+        return merged_rows(("thoughts", [str(t) for t in self.steps]), columns)
 
     def risk(self, samples: Any = None) -> PromptAverage:
         """Risk per coordinate of the mean of N chains, averages of shape (T,) + that of `samples`.
@@ -174,7 +195,8 @@ def simulate_chains(
     seed: the prompts depend on it and on n, d, feature_cov and prior only: results with one seed are
         on common prompts, and `a.risk() - b.risk()` is their paired difference.
 
-    Memory is bounded by one prompt's chains or a few megabytes. Errors: `InvalidInput`, `OutOfDomain`.
+    Memory is bounded by one prompt's chains or a few megabytes. Ctrl-C raises `numeric.Interrupted`,
+    whose `partial` has the prompts that are finished. Errors: `InvalidInput`, `OutOfDomain`.
 
     >>> import icltheory as icl
     >>> decoding = icl.NoisyDecoding(0.5, 0.3, 3, samples=8, label_noise_var=2.25)
@@ -193,22 +215,34 @@ def simulate_chains(
         raise InvalidInput(f"norm = {norm!r} is unknown; pass 'euclidean' or 'prediction'.")
     root = covariance_root(feature_cov, d)
     measure = root if norm == "prediction" else None
+    require_memory(total * max(d, len(counts)), f"prompts = {total}")
     one, mean, loss = (np.empty((total, len(counts))) for _ in range(3))
     visit = _by_recursion if method == "recursion" else _by_law
     start = 0
-    for X, w, eps, rng in prompt_blocks(n, d, total, spec.label_noise_var, root, prior, seed):
-        for place, part, errors, losses in visit(decoding, X, w, eps, rng, counts, count, measure):
-            rows = slice(start + part.start, start + part.stop)
-            one[rows, place] = np.einsum("pkd,pkd->p", errors, errors) / (count * d)
-            mean[rows, place] = np.square(errors.mean(axis=1)).sum(axis=-1) / d
-            loss[rows, place] = losses
-        start += len(X)
-    if not np.all(np.isfinite(one)):
-        raise OutOfDomain(
-            f"chains of {counts[-1]} steps diverge beyond float64: eta = {spec.step_size:g} is above "
-            f"2/lambda_max(S) on some prompts. Lower the step size or the number of steps."
+
+    def simulated(done: int) -> ChainSimulation:
+        kept = slice(done)
+        return ChainSimulation(
+            one[kept], mean[kept], loss[kept], np.array(counts), count, spec.samples
         )
-    return ChainSimulation(one, mean, loss, np.array(counts), count, spec.samples)
+
+    def finished() -> ChainSimulation | None:
+        return simulated(start) if start > 1 else None
+
+    blocks = prompt_blocks(n, d, total, spec.label_noise_var, root, prior, seed)
+    with progress_bar(total, 0, None, "chains", partial=finished, unit=" prompts") as bar:
+        for X, w, eps, rng in blocks:
+            steps = visit(decoding, X, w, eps, rng, counts, count, measure)
+            for place, part, errors, losses in steps:
+                rows = slice(start + part.start, start + part.stop)
+                one[rows, place] = np.einsum("pkd,pkd->p", errors, errors) / (count * d)
+                mean[rows, place] = np.square(errors.mean(axis=1)).sum(axis=-1) / d
+                loss[rows, place] = losses
+            start += len(X)
+            bar.update(len(X))
+    if not np.all(np.isfinite(one)):
+        raise diverged(counts[-1], spec.step_size)
+    return simulated(total)
 
 
 _Visit = Iterator[tuple[int, slice, np.ndarray, np.ndarray]]

@@ -174,7 +174,7 @@ def best_contraction(steps: int, n: int, d: int) -> BestContraction:
 
     beta_{2t} is convex in the step and stationary where (beta_{2t-1} - beta_{2t})/eta, which falls,
     is zero. The best step falls with t at fixed n; in the limit it is n/(n + d) at every t
-    (`icl.best_contraction`). Errors: `InvalidInput`.
+    (`icl.best_contraction`). Errors: `InvalidInput`. Source: derived here.
 
     >>> best_contraction(2, 20, 10)
     BestContraction(step_size=0.6280774761565799, moment=0.21052767549104828)

@@ -1,16 +1,20 @@
-"""Figures of decoding: what every technique makes of a budget of thoughts. Exported:
-`risk_against_compute`."""
+"""Figures of decoding: the risk of chains against their length, and what every technique makes of a
+budget of thoughts. Exported: `risk_against_thoughts`, `risk_against_compute`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from icltheory.binary_priors import Signs, SparseBits
+from icltheory.chains import NoisyDecoding
 from icltheory.errors import InvalidInput
 from numeric.arrays import positive_integers
+from numeric.chain_length import chain_risks
+from numeric.chains import simulate_chains
 from numeric.montecarlo import Seed
 from numeric.planner import Plan
 from numeric.planner_binary import BINARY, SAMPLE
@@ -19,6 +23,67 @@ from numeric.planner_techniques import CONTINUOUS, SOFT, Choice
 from numeric.plot import Figure, Series
 
 _CURVE, _POINTS = 2**0.5, 4  # ratio of budgets on a line, and of budgets with a point
+
+
+def risk_against_thoughts(
+    decoding: NoisyDecoding,
+    n: int,
+    d: int,
+    *,
+    samples: Any = None,
+    at: Any = None,
+    prompts: int = 400,
+    seed: Seed = 0,
+) -> Figure:
+    """The exact risk of the mean of N chains after every number of thoughts, and its simulation.
+
+    Parameters
+    ----------
+    decoding: `icl.NoisyDecoding` with numbers; its `steps`, at most 60, is the longest chain.
+    n, d: prompt length and dimension.
+    samples: numbers N, one line each; `None` is `decoding.samples`.
+    at: increasing numbers of thoughts with a simulated point; `None` is about eight of them, `()` none.
+    prompts: real prompts, the same for all points. Error bars are one standard error.
+
+    Risks are per coordinate with E w w' = I. Errors: `InvalidInput`. Source: derived here.
+
+    >>> from icltheory import NoisyDecoding
+    >>> risk_against_thoughts(NoisyDecoding(0.5, 0.3, 12), 20, 10, samples=[1, 8], prompts=50)
+    Figure('Risk against thoughts: n = 20, d = 10': 'N = 1', 'N = 8', '', '')
+    """
+    one = replace(decoding, samples=1) if isinstance(decoding, NoisyDecoding) else decoding
+    first = chain_risks(one, n, d)  # refuses what is no decoding with numbers
+    given = int(decoding.samples) if samples is None else samples
+    counts = np.unique(positive_integers(given, "samples")).astype(int)
+    longest = len(first) - 1
+    lines, points, found = [], [], []
+    for color, count in enumerate(counts):
+        risks = chain_risks(replace(decoding, samples=int(count)), n, d)
+        lines.append(Series(f"N = {count}", tuple(range(len(risks))), tuple(risks), color=color))
+        best = int(np.argmin(risks))
+        found.append(f"t = {best} for N = {count} ({risks[best]:.3g})")
+    shown = np.unique(np.linspace(0, longest, 9).round().astype(int)) if at is None else at
+    if len(shown):
+        if np.max(positive_integers(shown, "at", 0)) > longest:
+            raise InvalidInput(f"at reaches beyond the {longest} thoughts of the decoding.")
+        simulated = simulate_chains(one, n, d, prompts=prompts, chains=16, at=shown, seed=seed)
+        average = simulated.risk(counts)
+        for color in range(len(counts)):
+            column = average[:, color]
+            parts = (tuple(x) for x in (simulated.steps, column.value, column.standard_error))
+            points.append(Series("", *parts, color=color))
+    measured = f"; points: simulated on {prompts} prompts, one standard error" if points else ""
+    noise = f"noise {float(decoding.noise_std):g}, step size {float(decoding.step_size):.3g}"
+    return Figure(
+        f"Risk against thoughts: n = {n}, d = {d}",
+        "thoughts t",
+        "risk per coordinate",
+        f"Mean of N chains, {noise}, label noise variance {float(decoding.label_noise_var):g}. Lines: "
+        f"exact{measured}. Least: {', '.join(found)}.",
+        tuple(lines),
+        tuple(points),
+        logx=False,
+    )
 
 
 def risk_against_compute(
@@ -55,7 +120,7 @@ def risk_against_compute(
     else:
         shown = (
             [int(x) for x in np.ravel(positive_integers(budgets, "budgets"))]
-            if len(budgets)
+            if np.size(budgets)
             else []
         )
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
@@ -84,7 +149,11 @@ def _chosen(plan: Plan, techniques: Sequence[str] | None) -> dict[str, int]:
     """Names with their colours, which do not depend on what else is shown."""
     order = CONTINUOUS if plan.problem.prior is None else BINARY
     known = [x.technique for x in plan.ranked]
-    wanted = [x for x in known if x != SAMPLE] if techniques is None else list(techniques)
+    if techniques is None:
+        techniques = [x for x in known if x != SAMPLE]
+    if not isinstance(techniques, (list, tuple)) or not techniques:
+        raise InvalidInput(f"techniques = {techniques!r}; pass a list of some of {known}.")
+    wanted = list(techniques)
     for name in wanted:
         plan[name]  # says why it is not there
     return {name: place for place, name in enumerate(order) if name in wanted}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any
 
@@ -173,8 +174,10 @@ def run(arguments: Any) -> int:
     import icltheory as icl
 
     if arguments.name not in FORMULAS:
+        close = get_close_matches(arguments.name, FORMULAS, 3, 0.5)
+        meant = f" (did you mean {' or '.join(close)}?)" if close else ""
         raise InvalidInput(
-            f"there is no formula {arguments.name}; formulas: {', '.join(FORMULAS)}."
+            f"there is no formula {arguments.name}{meant}; formulas: {', '.join(FORMULAS)}."
         )
     entry = FORMULAS[arguments.name]
     function = attrgetter(entry.function)(icl)

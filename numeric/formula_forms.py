@@ -22,6 +22,14 @@ def _titled(formula: Any) -> str:
     return formula.name + (" (infimum, not attained)" if formula.attained is False else "")
 
 
+def _decimals(formula: Any) -> list[str]:
+    """A number that is written exactly, in decimals as well."""
+    value = formula.expr
+    if not getattr(value, "is_number", False) or value.is_Integer or value.is_Float:
+        return []
+    return [f"    = {value.evalf(6)}"]
+
+
 def as_text(formula: Any) -> str:
     """Name, expression, validity, sources, symbols with their meanings, and the derivation."""
     parts = [f"    {name} = {part}" for name, part in formula.abbreviations.items()]
@@ -30,6 +38,7 @@ def as_text(formula: Any) -> str:
         f"{_titled(formula)}:",
         "",
         f"    {formula.abbreviated()}",
+        *_decimals(formula),
         *parts,
         "",
         *_notes(formula),

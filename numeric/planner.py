@@ -21,6 +21,7 @@ from icltheory.errors import InvalidInput
 from icltheory.formula import Formula
 from numeric.arrays import finite, integer, number
 from numeric.binary_samplers import prior_numbers
+from numeric.chain_laws import VERIFIERS
 from numeric.compare import cell_text, html_table, text_table
 from numeric.montecarlo import Seed
 from numeric.planner_binary import BINARY, evaluate_binary
@@ -35,7 +36,7 @@ from numeric.planner_techniques import (
 )
 
 CRITERIA = ("answer", "coordinate")
-VERIFIERS = ("prompt_loss", "oracle")
+_LARGEST, _LARGEST_BUDGET = 10**6, 10**15  # n and d; thoughts
 _STEPS = (1.0, 0.85, 0.7, 0.55)  # in units of the best step where n and d are large
 
 
@@ -53,9 +54,9 @@ class Plan:
 
     @cached_property
     def ranked(self) -> tuple[Choice, ...]:
-        """The best setting of every technique, best first; among equals the cheapest."""
+        """The best setting of every technique, best first; among equals the cheapest, then the surest."""
         best = (part.best(self.problem.budget) for part in self.settings.values())
-        return tuple(sorted((x for x in best if x), key=lambda x: (x.value, x.compute)))
+        return tuple(sorted((x for x in best if x), key=lambda x: (x.value, x.compute, x.error)))
 
     @property
     def best(self) -> Choice:
@@ -80,8 +81,8 @@ class Plan:
         for choice in self.ranked:
             if choice.technique == technique:
                 return choice
-        reason = self.left_out.get(technique)
-        known = ", ".join(x.technique for x in self.ranked)
+        reason = self.left_out.get(technique) if isinstance(technique, str) else None
+        known = ", ".join(repr(x.technique) for x in self.ranked)
         raise InvalidInput(
             f"{technique!r} was left out: {reason}."
             if reason
@@ -224,6 +225,8 @@ def plan(
     low by about its standard error. Lengths end at 30 thoughts, or where rare prompts carry the spread
     between prompts. Refusals: `InvalidInput`.
 
+    Errors: `InvalidInput`.
+
     >>> result = plan(20, 10, 16, noise_std=0.3)
     >>> result.best.technique, result.best.steps, result.best.samples
     ('mean of N', 5, 3)
@@ -264,6 +267,8 @@ def _budget(value: Any) -> int:
     total = number(value, "budget")
     if total < 1:
         raise InvalidInput(f"budget = {total:g} buys nothing: a chain takes at least one thought.")
+    if total > _LARGEST_BUDGET:
+        raise InvalidInput(f"budget = {total:g}; pass at most {_LARGEST_BUDGET:.0e} thoughts.")
     return integer(value, "budget")
 
 
@@ -283,8 +288,10 @@ def _problem(
     length, dim = integer(n, "n"), integer(d, "d")
     noise, label = number(noise_std, "noise_std"), number(label_noise_var, "label_noise_var")
     for name, value in (("noise_std", noise), ("label_noise_var", label)):
-        if value < 0:
-            raise InvalidInput(f"{name} = {value:g} is negative; pass 0 or more.")
+        if not 0 <= value < 1e100:
+            raise InvalidInput(f"{name} = {value:g} is negative or astronomical; pass 0 or more.")
+    if max(length, dim) > _LARGEST:
+        raise InvalidInput(f"n = {length:.3g}, d = {dim:.3g}; plans are for at most {_LARGEST}.")
     for name, value, known in (
         ("verifier", verifier, VERIFIERS),
         ("criterion", criterion, CRITERIA),

@@ -38,6 +38,7 @@ from numeric.planner_techniques import (
     lengths_within,
     sample_grid,
 )
+from numeric.progress import progress_bar
 
 GREEDY, SAMPLE, AVERAGE = "greedy rounding", "one sample", "average, then round"
 MAJORITY, PLURALITY = "coordinate majority", "whole-answer plurality"
@@ -148,9 +149,11 @@ def evaluate_binary(problem: Problem, techniques: tuple[str, ...], seed: Seed) -
     }
     lengths = np.array([chain.steps for group in chains.values() for chain in group])
     voting = _Voting(problem, sample_grid(problem.budget, np.unique(lengths), LARGEST_VOTE))
-    for step, group in chains.items():
-        for chain in group:
-            _at_chain(problem, step, chain, states, voting, competitors, chosen, tableau)
+    with progress_bar(len(lengths), 0, None, "plan", unit=" lengths") as bar:
+        for step, group in chains.items():
+            for chain in group:
+                _at_chain(problem, step, chain, states, voting, competitors, chosen, tableau)
+                bar.update()
     if PLURALITY in chosen:
         _add_plurality(problem, chains, states, seed, tableau)
     return tableau

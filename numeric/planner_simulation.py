@@ -236,6 +236,9 @@ class Confirmation:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __repr__(self) -> str:
+        return f"Confirmation({self._verdict()})"
+
     def __str__(self) -> str:
         return text_table(*self._table()) + f"\n{self._verdict()}"
 

@@ -23,7 +23,9 @@ from numeric.chain_laws import ChainLaw, chain_law
 from numeric.chain_length import combine
 from numeric.chain_prompts import DecodingPrompts, PromptAverage, decoding_prompts
 from numeric.contraction import contraction_moments
+from numeric.decoding_display import Shown
 from numeric.montecarlo import Seed
+from numeric.progress import progress_bar
 from numeric.softmax_mean import softmax_mean_error
 from numeric.stepwise import simulate_stepwise
 
@@ -68,8 +70,8 @@ class Problem:
         return NoisyDecoding(step_size, noise, steps, label_noise_var=self.label_noise_var)
 
 
-@dataclass(frozen=True)
-class Choice:
+@dataclass(frozen=True, repr=False)
+class Choice(Shown):
     """A technique at one setting, with its predicted risk or error probability.
 
     samples: N, the candidates of a step for stepwise selection. temperature, threshold: NaN where there
@@ -228,8 +230,10 @@ def evaluate_continuous(problem: Problem, techniques: tuple[str, ...], seed: See
         reduced=True,
         seed=seed,
     )
-    for step_size in problem.step_sizes:
-        _at_step(problem, step_size, prompts, chosen, seed, tableau)
+    with progress_bar(len(problem.step_sizes), 0, None, "plan", unit=" step sizes") as bar:
+        for step_size in problem.step_sizes:
+            _at_step(problem, step_size, prompts, chosen, seed, tableau)
+            bar.update()
     return tableau
 
 

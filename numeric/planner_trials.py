@@ -18,7 +18,9 @@ def confirm_random_plans(
 ) -> list[tuple[Plan, Confirmation]]:
     """Plans for random settings, each held against simulation.
 
-    n, d, noise, label noise, prior, verifier, criterion and budget are drawn from the seed.
+    count: number of plans. n, d, noise, label noise, prior, verifier, criterion and budget are drawn from the seed.
+
+    Errors: `InvalidInput`.
 
     >>> ((first, held),) = confirm_random_plans(1, seed=3, prompts=100)
     >>> held.confirmed

@@ -15,16 +15,18 @@ import numpy as np
 
 from icltheory.chains import NoisyDecoding
 from icltheory.errors import InvalidInput
-from numeric.arrays import integer, number, positive_integers
+from numeric.arrays import integer, nonnegative, positive_integers, require_memory
 from numeric.chain_laws import VERIFIERS, ChainLaw, cache_batches, chain_law
 from numeric.chain_prompts import DecodingPrompts, PromptAverage
+from numeric.decoding_display import Tabled, brief, merged_rows
 from numeric.montecarlo import Seed, seed_sequence
+from numeric.progress import progress_bar
 
 RULES = ("mean", *VERIFIERS)
 
 
-@dataclass(frozen=True, eq=False)
-class SelectionSimulation:
+@dataclass(frozen=True, eq=False, repr=False)
+class SelectionSimulation(Tabled):
     """Simulated risks per coordinate at the numbers of samples `samples`, (M,).
 
     errors: for every rule |w - w*|^2/d on every prompt, (P, M). `a.risk(x) - b.risk(y)` is a paired
@@ -35,8 +37,16 @@ class SelectionSimulation:
     pool: int
     errors: dict[str, np.ndarray]
 
+    def __repr__(self) -> str:
+        risks = brief({rule: self.risk(rule) for rule in self.errors})
+        return f"SelectionSimulation(samples={brief(self.samples)}, pool={self.pool}, risk={risks})"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        columns = {rule: self.risk(rule) for rule in self.errors}
+        return merged_rows(("samples", [str(x) for x in self.samples]), columns)
+
     def risk(self, rule: str) -> PromptAverage:
-        """The risk of "mean", "prompt_loss" or "oracle"; averages of shape (M,)."""
+        """The risk of a rule that was simulated, such as "mean"; averages of shape (M,)."""
         if rule not in self.errors:
             raise InvalidInput(f"rule = {rule!r} was not simulated; there are {list(self.errors)}.")
         return PromptAverage(self.errors[rule])
@@ -64,7 +74,7 @@ def simulate_selection(
     verifier_noise: standard deviation of a normal error that is added to |y - X w|^2/n, or to
         |w - w*|^2, at every look.
 
-    Memory is bounded by one prompt's pool. Errors: `InvalidInput`, `OutOfDomain`.
+    Memory is bounded by one prompt's pool. Ctrl-C as in `simulate_chains`. Errors: `InvalidInput`, `OutOfDomain`.
 
     >>> import icltheory as icl
     >>> from numeric import decoding_prompts
@@ -80,31 +90,41 @@ def simulate_selection(
     size = int(counts.max()) if pool is None else integer(pool, "pool")
     if size < counts.max():
         raise InvalidInput(f"pool = {size} is below samples = {int(counts.max())}; draw that many.")
-    noise = number(verifier_noise, "verifier_noise")
-    if noise < 0:
-        raise InvalidInput(f"verifier_noise = {noise:g} is negative; pass 0 or more.")
-    if unknown := [rule for rule in rules if rule not in RULES]:
-        raise InvalidInput(f"rules contains {unknown[0]!r}; pass some of {RULES}.")
+    noise = nonnegative(verifier_noise, "verifier_noise")
+    if not isinstance(rules, (list, tuple)) or not rules or any(x not in RULES for x in rules):
+        raise InvalidInput(f"rules = {rules!r}; pass a tuple of some of {RULES}.")
+    require_memory(
+        size * max(prompts.dim, len(counts)), f"pool = {size} in dimension {prompts.dim}"
+    )
     if len(prompts) < 2:
         raise InvalidInput("one prompt has no standard error; draw at least 2.")
-    weights = _rank_weights(size, counts)
+    weights = rank_weights(size, counts)
     errors = {rule: np.empty((len(prompts), len(counts))) for rule in rules}
     rng = np.random.default_rng(seed_sequence(seed))
-    for part in cache_batches(len(prompts), size * prompts.dim):
-        moved = draw_moves(law, part, size, rng)
-        error = moved + law.overfit[part, None]
-        square = np.square(error).sum(axis=-1)
-        look = noise * rng.standard_normal(square.shape) if noise else 0.0
-        for rule, out in errors.items():
-            if rule == "mean":
-                out[part] = _mean_errors(error, square, counts)
-            else:
-                losses = square if rule == "oracle" else _losses(law, part, moved)
-                order = np.argsort(losses + look, axis=1)
-                out[part] = np.take_along_axis(square, order, axis=1) @ weights
-    return SelectionSimulation(
-        counts.astype(int), size, {rule: out / prompts.dim for rule, out in errors.items()}
-    )
+    total = len(prompts)
+
+    def simulated(done: int) -> SelectionSimulation:
+        risks = {rule: out[:done] / prompts.dim for rule, out in errors.items()}
+        return SelectionSimulation(counts.astype(int), size, risks)
+
+    def finished() -> SelectionSimulation | None:
+        return simulated(bar.n) if bar.n > 1 else None
+
+    with progress_bar(total, 0, None, "selection", partial=finished, unit=" prompts") as bar:
+        for part in cache_batches(total, size * prompts.dim):
+            moved = draw_moves(law, part, size, rng)
+            error = moved + law.overfit[part, None]
+            square = np.square(error).sum(axis=-1)
+            look = noise * rng.standard_normal(square.shape) if noise else 0.0
+            for rule, out in errors.items():
+                if rule == "mean":
+                    out[part] = mean_errors(error, square, counts)
+                else:
+                    losses = square if rule == "oracle" else _losses(law, part, moved)
+                    order = np.argsort(losses + look, axis=1)
+                    out[part] = np.take_along_axis(square, order, axis=1) @ weights
+            bar.update(part.stop - part.start)
+    return simulated(total)
 
 
 def draw_moves(law: ChainLaw, part: slice, chains: int, rng: np.random.Generator) -> np.ndarray:
@@ -121,7 +141,7 @@ def _losses(law: ChainLaw, part: slice, moved: np.ndarray) -> np.ndarray:
     return np.einsum("pkd,pkd,pd->pk", moved, moved, law.eigenvalues[part])
 
 
-def _mean_errors(error: np.ndarray, square: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def mean_errors(error: np.ndarray, square: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """E |mean of N of the pool's chains|^2 over all subsets, (p, M)."""
     size = square.shape[1]
     one = square.mean(axis=1)
@@ -131,7 +151,7 @@ def _mean_errors(error: np.ndarray, square: np.ndarray, counts: np.ndarray) -> n
     return np.multiply.outer(one, 1 / counts) + np.multiply.outer(cross, 1 - 1 / counts)
 
 
-def _rank_weights(size: int, counts: np.ndarray) -> np.ndarray:
+def rank_weights(size: int, counts: np.ndarray) -> np.ndarray:
     """P(the candidate of rank i is the best of N out of `size`), (size, M)."""
     out = np.zeros((size, len(counts)))
     out[0] = counts / size

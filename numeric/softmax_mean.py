@@ -16,15 +16,17 @@ import numpy as np
 
 from icltheory.chains import NoisyDecoding
 from icltheory.errors import InvalidInput
-from numeric.arrays import finite, integer, number
-from numeric.chain_laws import ChainLaw, cache_batches, chain_law, sample_counts
+from numeric.arrays import broadcast, finite, integer, number
+from numeric.chain_laws import ChainLaw, cache_batches, chain_law, require_law, sample_counts
 from numeric.chain_prompts import DecodingPrompts, PromptAverage
+from numeric.decoding_display import Shown
 from numeric.montecarlo import Seed, seed_sequence
+from numeric.progress import progress_bar
 from numeric.selection import draw_moves
 
 
-@dataclass(frozen=True, eq=False)
-class SoftmaxMean:
+@dataclass(frozen=True, eq=False, repr=False)
+class SoftmaxMean(Shown):
     """A predicted softmax mean; total errors, (..., P) + the shape of `samples`.
 
     error: with the term of order 1/N, within 2 % where effective_samples >= 30. limit: for infinitely
@@ -49,7 +51,7 @@ def softmax_mean_error(
     inverse_temperature: theta >= 0, a number or an array that broadcasts against the law's axes
         before the directions, (..., P). 0 is the plain mean.
 
-    Errors: `InvalidInput`.
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> rate = 0.1 * np.arange(1.0, 11.0)[None]
     >>> noise = 0.5 * np.sqrt(sum((1 - rate) ** (2 * s) for s in range(3)))
@@ -58,13 +60,13 @@ def softmax_mean_error(
     >>> soft.limit.round(7), soft.error.round(7), soft.effective_samples.round(0)
     (array([0.5504997]), array([0.5686148]), array([96.]))
     """
-    if not isinstance(law, ChainLaw):
-        raise InvalidInput(f"law has type {type(law).__name__}; make it with numeric.chain_law.")
+    require_law(law)
     counts = sample_counts(samples)
     theta = finite(inverse_temperature, "inverse_temperature")
     if np.any(theta < 0):
         raise InvalidInput(f"inverse_temperature = {theta.min():g} is negative; pass 0 or more.")
     o, c, s, mu = law.verified(verifier)
+    broadcast(inverse_temperature=theta, law=c[..., 0])
     v, theta = np.square(s), theta[..., None]
     once, twice = 1 + 2 * theta * mu * v, 1 + 4 * theta * mu * v
     limit = np.square(o + c / once).sum(axis=-1)
@@ -116,16 +118,26 @@ def simulate_softmax_mean(
     _, _, _, mu = law.verified(verifier)
     out = np.zeros((len(prompts), *theta.shape))
     rng = np.random.default_rng(seed_sequence(seed))
-    for part in cache_batches(len(prompts), count * prompts.dim):
-        for _ in range(groups):
-            moved = draw_moves(law, part, count, rng)
-            error = moved + law.overfit[part, None]
-            look = error if verifier == "oracle" else moved
-            loss = np.einsum("pkd,pkd,pd->pk", look, look, mu[part])
-            loss -= loss.min(axis=1, keepdims=True)
-            for place in np.ndindex(theta.shape):
-                weights = np.exp(-number(theta[place], "inverse_temperature") * loss)
-                weights /= weights.sum(axis=1, keepdims=True)
-                answer = np.einsum("pk,pkd->pd", weights, error)
-                out[(part, *place)] += np.square(answer).sum(axis=-1)
-    return PromptAverage(out / (groups * prompts.dim))
+
+    def simulated(done: int) -> PromptAverage:
+        return PromptAverage(out[:done] / (groups * prompts.dim))
+
+    def finished() -> PromptAverage | None:
+        return simulated(bar.n) if bar.n > 1 else None
+
+    total = len(prompts)
+    with progress_bar(total, 0, None, "softmax mean", partial=finished, unit=" prompts") as bar:
+        for part in cache_batches(total, count * prompts.dim):
+            for _ in range(groups):
+                moved = draw_moves(law, part, count, rng)
+                error = moved + law.overfit[part, None]
+                look = error if verifier == "oracle" else moved
+                loss = np.einsum("pkd,pkd,pd->pk", look, look, mu[part])
+                loss -= loss.min(axis=1, keepdims=True)
+                for place in np.ndindex(theta.shape):
+                    weights = np.exp(-number(theta[place], "inverse_temperature") * loss)
+                    weights /= weights.sum(axis=1, keepdims=True)
+                    answer = np.einsum("pk,pkd->pd", weights, error)
+                    out[(part, *place)] += np.square(answer).sum(axis=-1)
+            bar.update(part.stop - part.start)
+    return simulated(total)

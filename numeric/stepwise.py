@@ -22,12 +22,15 @@ from numeric.chain_laws import (
     DecodingNumbers,
     cache_batches,
     decoding_numbers,
+    diverged,
     require_prompts,
+    require_walkable,
     sample_counts,
     step_counts,
 )
 from numeric.chain_prompts import DecodingPrompts, PromptAverage
 from numeric.montecarlo import Seed, seed_sequence
+from numeric.progress import progress_bar
 
 
 def selected_step(gradient: Any, eigenvalues: Any, noise_std: Any, candidates: Any) -> np.ndarray:
@@ -39,23 +42,26 @@ def selected_step(gradient: Any, eigenvalues: Any, noise_std: Any, candidates: A
     noise_std, candidates: sigma > 0 and M >= 1, (...) each.
 
     Normal approximation for large d: 1 % at (sigma, M) = (0.02, 16), 6 % at (0.3, 16) for d = 10.
-    Errors: `InvalidInput`.
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> selected_step([0.0, 3.0], [1.0, 1.0], 1e-4, 2).round(8)  # -sigma m_2 g/|g|
     array([-0.000e+00, -5.642e-05])
     """
     g, values = finite(gradient, "gradient"), finite(eigenvalues, "eigenvalues")
     sigma, counts = finite(noise_std, "noise_std"), sample_counts(candidates, "candidates")
-    if np.any(sigma <= 0):
+    if not g.ndim or not values.ndim or max(np.abs(x).max(initial=0) for x in (g, values)) > 1e100:
+        raise InvalidInput("gradient and eigenvalues are arrays (..., d) of numbers below 1e100.")
+    if np.any((sigma <= 0) | (sigma > 1e100)):
         raise InvalidInput(
-            f"noise_std = {sigma.min():g} is not positive; there is nothing to select."
+            f"noise_std = {sigma.min():g} to {sigma.max():g}; pass positive numbers below 1e100."
         )
     square = np.square(g).sum(axis=-1), np.square(values).sum(axis=-1)
-    sd = np.sqrt(4 * sigma**2 * square[0] + 2 * sigma**4 * square[1])
-    factor = np.divide(
-        2 * sigma**2 * maximum_moments(counts)[0], sd, out=np.zeros(sd.shape), where=sd > 0
+    g2, s2, sigma, counts = broadcast(
+        gradient=square[0], eigenvalues=square[1], noise_std=sigma, candidates=counts
     )
-    return -factor[..., None] * g
+    sd = np.sqrt(4 * g2 + 2 * sigma**2 * s2)  # over sigma
+    best = 2 * sigma * maximum_moments(counts)[0]
+    return -np.divide(best, sd, out=np.zeros(sd.shape), where=sd > 0)[..., None] * g
 
 
 def stepwise_risk(
@@ -77,6 +83,7 @@ def stepwise_risk(
     Returns averages of shape (settings) + (T,). Mean and variance of every direction are carried
     on, |g|^2 by its mean: for large d; M = 1 is exact. At n = 2 d and sigma = 0.3 it is high by 7 % (M = 4)
     and 28 % (M = 16) after 8 steps at d = 10, by 1 % and 6 % at d = 40. Errors: `InvalidInput` (also for noise at the output only).
+    Source: derived here.
 
     >>> import icltheory as icl
     >>> from numeric import decoding_prompts
@@ -89,10 +96,11 @@ def stepwise_risk(
     """
     spec = _spec(prompts, decoding)
     counts = step_counts(spec, at)
+    require_walkable(counts[-1])
     std = spec.noise_std if noise_std is None else finite(noise_std, "noise_std")
     if np.any(np.asarray(std) < 0):
         raise InvalidInput("noise_std has negative entries; pass 0 or more.")
-    std = np.asarray(std) * spec.output_std / spec.noise_std if spec.noise_std else np.asarray(std)
+    std = np.asarray(std) * (spec.step_size**0.5 if spec.scaled else 1.0)
     std, many = broadcast(noise_std=std, candidates=sample_counts(candidates, "candidates"))
     first, second = (x[..., None, None] for x in maximum_moments(many))
     std = std[..., None, None]
@@ -101,24 +109,26 @@ def stepwise_risk(
     shape = (*many.shape, *values.shape)
     mean, variance = np.broadcast_to(-prompts.coefficients, shape), np.zeros(shape)
     risks = np.empty((*many.shape, len(prompts), len(counts)))
-    for step in range(counts[-1] + 1):
-        if step in counts:
-            risks[..., counts.index(step)] = (np.square(mean) + variance).mean(axis=-1)
-        if step == counts[-1]:
-            break
-        mean, variance = o + (1 - rate) * (mean - o), np.square(1 - rate) * variance
-        sigma = std * spec.factor(step)
-        g2 = np.square(values) * (np.square(mean - o) + variance)
-        sd2 = 4 * sigma**2 * g2.sum(axis=-1, keepdims=True)
-        sd2 = sd2 + 2 * sigma**4 * np.square(values).sum(axis=-1, keepdims=True)
-        sd = np.where(sd2 > 0, np.sqrt(sd2), 1.0)
-        pull = 2 * sigma**2 * first / sd * values
-        share = 4 * sigma**2 * g2 / sd**2  # of the loss's variance, carried by this direction
-        noise = 1 - pull + (second - 1 - first**2) * share
-        mean, variance = (
-            o + (1 - pull) * (mean - o),
-            np.square(1 - pull) * variance + sigma**2 * np.maximum(noise, 0.0),
-        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step in range(counts[-1] + 1):
+            if step in counts:
+                risks[..., counts.index(step)] = (np.square(mean) + variance).mean(axis=-1)
+            if step == counts[-1]:
+                break
+            mean, variance = o + (1 - rate) * (mean - o), np.square(1 - rate) * variance
+            sigma = std * spec.factor(step)
+            g2 = np.square(values) * (np.square(mean - o) + variance)
+            sd2 = 4 * sigma**2 * g2.sum(axis=-1, keepdims=True)
+            sd2 = sd2 + 2 * sigma**4 * np.square(values).sum(axis=-1, keepdims=True)
+            sd = np.where(sd2 > 0, np.sqrt(sd2), 1.0)
+            pull = 2 * sigma**2 * first / sd * values
+            share = 4 * sigma**2 * g2 / sd**2  # of the loss's variance, carried by this direction
+            noise = 1 - pull + (second - 1 - first**2) * share
+            mean, variance = (
+                o + (1 - pull) * (mean - o),
+                np.square(1 - pull) * variance + sigma**2 * np.maximum(noise, 0.0),
+            )
+    _require_finite(risks, counts, spec)
     return PromptAverage(np.moveaxis(risks, many.ndim, 0))
 
 
@@ -138,7 +148,7 @@ def simulate_stepwise(
     prompts: at least 2, with the label noise of the decoding. candidates: M >= 1.
     at: increasing numbers of steps; `None` is `decoding.steps`. chains: independent ones a prompt.
 
-    Errors: `InvalidInput`.
+    Ctrl-C as in `simulate_chains`. Errors: `InvalidInput`.
 
     >>> import icltheory as icl
     >>> from numeric import decoding_prompts
@@ -148,14 +158,23 @@ def simulate_stepwise(
     """
     spec = _spec(prompts, decoding)
     counts = step_counts(spec, at)
+    require_walkable(counts[-1])
     many, groups = integer(candidates, "candidates"), integer(chains, "chains")
     if len(prompts) < 2:
         raise InvalidInput("one prompt has no standard error; draw at least 2.")
     out = np.empty((len(prompts), len(counts)))
     rng = np.random.default_rng(seed_sequence(seed))
-    for part in cache_batches(len(prompts), groups * many * prompts.dim):
-        for place, errors in _kept_chains(prompts[part], spec, many, groups, counts, rng):
-            out[part, place] = np.square(errors).sum(axis=-1).mean(axis=-1) / prompts.dim
+
+    def finished() -> PromptAverage | None:
+        return PromptAverage(out[: bar.n]) if bar.n > 1 else None
+
+    with progress_bar(len(prompts), 0, None, "stepwise", partial=finished, unit=" prompts") as bar:
+        for part in cache_batches(len(prompts), groups * many * prompts.dim):
+            with np.errstate(over="ignore", invalid="ignore"):
+                for place, errors in _kept_chains(prompts[part], spec, many, groups, counts, rng):
+                    out[part, place] = np.square(errors).sum(axis=-1).mean(axis=-1) / prompts.dim
+            _require_finite(out[part], counts, spec)
+            bar.update(part.stop - part.start)
     return PromptAverage(out)
 
 
@@ -187,6 +206,11 @@ def _kept_chains(
         losses = np.einsum("pkmd,pkmd,pd->pkm", noise, noise, values[:, 0])
         best = losses.argmin(axis=-1)[:, :, None, None]
         moved = np.take_along_axis(noise, best, axis=2)[:, :, 0]
+
+
+def _require_finite(risks: np.ndarray, at: tuple[int, ...], spec: DecodingNumbers) -> None:
+    if not np.all(np.isfinite(risks)):
+        raise diverged(at[-1], spec.step_size)
 
 
 def _spec(prompts: Any, decoding: Any) -> DecodingNumbers:

@@ -12,6 +12,7 @@ from typing import Any
 
 import mpmath
 import sympy as sp
+from sympy.printing.precedence import PRECEDENCE
 
 G = sp.Symbol("G", real=True)  # the standard normal variable of an average
 
@@ -45,6 +46,8 @@ def normal_mean(function: sp.Expr, variable: Any = G) -> sp.Expr:
 
 class NormalMean(sp.Integral):
     """int f(G) phi(G) dG over the line, f of moderate growth, without singularities."""
+
+    precedence = PRECEDENCE["Mul"]  # printers know that of integrals by the name of the class
 
     def _eval_evalf(self, prec: int) -> Any:
         return None if self.free_symbols else _quadrature(self, prec)

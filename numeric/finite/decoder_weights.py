@@ -17,6 +17,7 @@ from torch import nn
 import icltheory as icl
 from icltheory.errors import InvalidInput
 from numeric.arrays import finite, number
+from numeric.decoding_display import Tabled, brief
 from numeric.finite.models import count, generator_of, normal, spread
 
 FORMS = ("full", "blocks", "scalar")
@@ -24,8 +25,8 @@ FORMS = ("full", "blocks", "scalar")
 _START = {"P": -0.3, "R": 0.6, "rho": -0.6}
 
 
-@dataclass(frozen=True, eq=False)
-class LearnedDescent:
+@dataclass(frozen=True, eq=False, repr=False)
+class LearnedDescent(Tabled):
     """The descent that a decoder learned: w <- w - state_step S w + label_step b, and what else acts.
 
     Scaling V by 1/c and K by c changes nothing, so only products of their blocks have a meaning.
@@ -38,6 +39,18 @@ class LearnedDescent:
     label_step: np.ndarray
     state_step: np.ndarray
     others: dict[str, float] = field(repr=False)
+
+    def __repr__(self) -> str:
+        steps, off = brief(np.array(self.step_sizes)), brief(np.array(self.off_scalar))
+        largest = f"largest_other={self.largest_other:.2g}"
+        return f"LearnedDescent(step_sizes={steps}, off_scalar={off}, {largest})"
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        names = ("on the labels, P rho", "on the last thought, -P R")
+        rows = zip(names, self.step_sizes, self.off_scalar, strict=True)
+        body = [[name, f"{step:.4g}", f"{off:.2g}"] for name, step, off in rows]
+        header = ["step", "size, trace/d", "rest off its multiple of I"]
+        return header, [*body, ["largest other product", "", f"{self.largest_other:.2g}"]]
 
     @property
     def step_sizes(self) -> tuple[float, float]:
@@ -129,6 +142,9 @@ class DecoderWeights(nn.Module):
     def config(self) -> dict[str, Any]:
         """The arguments that determine the model."""
         return {"dim": self.dim, "thoughts": self.thoughts, "form": self.form}
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, thoughts={self.thoughts}, form={self.form!r}"
 
     @property
     def attention(self) -> icl.LinearAttention | None:

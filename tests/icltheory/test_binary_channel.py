@@ -467,8 +467,31 @@ def test_onsager_coefficient(sampler):
         (lambda: icl.onsager_coefficient(icl.Round()), "small temperature"),
         (lambda: icl.lock_in_threshold(0), "digits"),
         (lambda: icl.competitor_error(1, SIGNS, form="x"), "student"),
+        (lambda: icl.channel("chain", SIGNS), "NoisyDecoding"),
+        (lambda: icl.BinaryChannel(1, 1, d=0.5), "d = 0.5"),
+        (lambda: icl.Clip().probability(0, gap=0), "gap = 0"),
+        (lambda: icl.pass_at_n(4, 5, 1, -1), "log_loss_var"),
+        (lambda: icl.verified_success(10**9, 0.1, 0.1, 0.1), "numeric.verified_success"),
+        (lambda: icl.exhaustive_error(SIGNS, 10**6, 5, 1), "numeric.exhaustive_error"),
+        (lambda: icl.competitor_error(1, SIGNS, 10**9, 1), "numeric.exhaustive_error"),
+        (lambda: SEEN.majority_error(icl.Logit(1), 10**12), "numeric.majority_errors"),
+        (lambda: SEEN.averaging_error(-1, 4), "negative"),
     ],
 )
 def test_refusals(call, message):
     with pytest.raises(icl.IclTheoryError, match=message):
         call()
+
+
+def test_sparse_variances_with_the_noise_of_the_chain():
+    """Against the exact moments by class of `numeric`, with labels and sampling noise."""
+    chain = icl.NoisyDecoding(0.4, 0.3, 3, samples=2, label_noise_var=1, noise_where=[1, 0, 2])
+    variances = icl.sparse_channel_variances(chain, 2, 6, 5)
+    exact = numeric.exact_state_moments(chain, icl.SparseBits(2), 6, 5)
+    assert float(variances["zero"]) == pytest.approx(exact.low_var, rel=1e-12)
+    assert float(variances["one"]) == pytest.approx(exact.high_var, rel=1e-12)
+
+
+def test_rounding_has_log_probabilities_too():
+    assert icl.Logit(0).log_probability(1) == 0
+    assert icl.Logit(0).log_probability(0) == -sp.log(2)

@@ -167,7 +167,10 @@ def test_long_chains_of_which_rare_prompts_carry_the_mean_warn():
         (lambda: chain(0.5, 0.1, 2, noise_where=(1, -1)), r"noise_where\[1\] = -1 is negative"),
         (lambda: chain(0.5, 0.1, 3, scaled_noise=1), "pass True or False"),
         (lambda: chain("0.5", 0.1, 3), "text is never parsed"),
-        (lambda: chain(0.5, 0.1, icl.symbols.steps).risk(), "steps = steps is a symbol"),
+        (
+            lambda: chain(0.5, 0.1, icl.symbols.steps).risk(),
+            "the number of steps is the symbol steps",
+        ),
         (lambda: chain(0.5, 0.1, 30).risk(), "steps = 30: exact risks have at most 19"),
         (lambda: chain(0.5, 0.1, 3).risk(0, 3), "n = 0 is not a positive integer"),
         (lambda: chain(0.5, 0.1, 3).limit_risk(0), "gamma = 0 is not positive"),

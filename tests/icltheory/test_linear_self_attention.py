@@ -173,3 +173,18 @@ def test_factor_lowers_the_risk():
 def test_refusals(call, message):
     with pytest.raises(icl.InvalidInput, match=message):
         call()
+
+
+def test_a_chain_that_overshoots_is_multiplied_by_a_negative_factor():
+    risk = icl.outcome_risk(2, 5, 3, 2.5)
+    mean, square = (float(icl.contraction_moment(j, 5, 3, 2.5)) for j in (2, 4))
+    factors = np.linspace(-0.2, 0.2, 100_001)
+    scan = 1 - 2 * factors * (1 - mean) + factors**2 * (1 - 2 * mean + square)
+    assert float(risk) == pytest.approx(scan.min(), rel=1e-8)
+    assert factors[scan.argmin()] < 0
+
+
+def test_what_is_no_task_is_refused():
+    for formula in (icl.trained_weights, icl.trained_risk, icl.teacher_weights):
+        with pytest.raises(icl.InvalidInput, match="LinearRegression"):
+            formula(5)

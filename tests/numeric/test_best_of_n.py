@@ -365,6 +365,11 @@ def test_stepwise_selection_against_its_prediction():
         numeric.stepwise_risk(data, scaled, 4).values,
         numeric.stepwise_risk(data, chain, 4, noise_std=0.3 * 0.5**0.5).values,
     )
+    silent = icl.NoisyDecoding(0.5, 0, 8, scaled_noise=True)
+    np.testing.assert_allclose(
+        numeric.stepwise_risk(data, silent, 4, noise_std=0.3).values,
+        numeric.stepwise_risk(data, scaled, 4).values,
+    )
 
 
 # -- what is refused ---------------------------------------------------------------------------------
@@ -372,7 +377,7 @@ def test_stepwise_selection_against_its_prediction():
 DATA: Any = numeric.decoding_prompts(5, 3, 4)
 REFUSED = {
     "no sample": (lambda: numeric.best_of_n_error(LAW, 0), "buys nothing"),
-    "text": (lambda: numeric.best_of_n_error(LAW, "8"), "buys nothing"),
+    "text": (lambda: numeric.best_of_n_error(LAW, "8"), "not numeric"),
     "law": (lambda: numeric.best_of_n_error(DATA, 8), "numeric.chain_law"),
     "method": (lambda: numeric.best_of_n_error(LAW, 8, method="exact"), "saddlepoint"),
     "verifier": (lambda: numeric.best_of_n_error(LAW, 8, verifier="mean"), "oracle"),

@@ -482,7 +482,7 @@ def test_selection_under_label_noise_tends_to_the_exhaustive_search():
     assert run.found.value[1] == 1
     assert search.value > 0.1
     noisy = numeric.simulate_prompt_selection(
-        decoding, icl.Bits(), 6, 5, icl.Logit(3), [1, 100], verifier_std=50.0, prompts=500, seed=9
+        decoding, icl.Bits(), 6, 5, icl.Logit(3), [1, 100], verifier_noise=50.0, prompts=500, seed=9
     )
     blind = noisy.vector[1] - noisy.vector[0]
     assert abs(blind.value) < 5 * blind.standard_error
@@ -586,3 +586,41 @@ def test_edges_without_noise_or_steps():
     none = numeric.decoding_channel(icl.NoisyDecoding(0.5, 0.1, 0), icl.Signs(), 5, 4)
     assert greedy(none) == 0.5
     assert float(none.gain) == 0
+
+
+@pytest.mark.parametrize(
+    ("sampler", "constant"),
+    [(icl.Logit(0.3), 2 * 0.3**2), (icl.Probit(0.3), math.pi / 4 * 0.3**2), (icl.Clip(), 0.5)],
+)
+def test_votes_of_very_many_samples(sampler, constant):
+    """Their excess over rounding is 1e-12 here and keeps its 1/N law: nothing cancels."""
+    channel = BinaryChannel(icl.Signs(), 6, 0.6, 0.4)
+    rounded = numeric.greedy_errors(channel).mean
+    slope = constant * 0.6 * stats.norm.pdf(1.5) / 0.4**3
+    for count, tolerance in ((10**6, 1e-4), (10**9, 1e-4), (10**12, 2e-3)):
+        excess = numeric.majority_errors(channel, sampler, count).mean - rounded
+        assert excess * count == pytest.approx(slope, rel=tolerance)
+    assert numeric.majority_errors(channel, sampler, 10**40).mean == pytest.approx(rounded)
+
+
+def test_channels_are_checked():
+    for make in (
+        lambda: BinaryChannel(icl.Signs(), 6, math.nan, 0.3),
+        lambda: BinaryChannel(icl.Signs(), 6, 0.5, -0.3),
+        lambda: BinaryChannel(icl.SparseBits(9), 6, 0.5, 0.3),
+        lambda: BinaryChannel(icl.Signs(), 6, [0.5, 0.6], [0.1, 0.2, 0.3]),
+        lambda: numeric.greedy_errors("channel"),  # type: ignore[arg-type]
+        lambda: numeric.pass_at_n(None, icl.Round(), 1),  # type: ignore[arg-type]
+        lambda: numeric.plurality_bound([0.9], -1),
+        lambda: numeric.decoding_channel(
+            icl.NoisyDecoding(0.3, 0, 1), icl.Signs(), 5, 3, steps=10**40, limit=True
+        ),
+        lambda: numeric.sample_bits([0.5], 2, None),  # type: ignore[arg-type]
+        lambda: numeric.majority_vote(np.array([0.3, 0.4]), np.random.default_rng(0)),
+        lambda: numeric.plurality_vote(np.array([[True]]), 5),  # type: ignore[arg-type]
+        lambda: numeric.bit_probability(icl.Round(), [0.1, 0.2], icl.Signs(), threshold=[1, 2, 3]),
+        lambda: numeric.simulate_exhaustive_search(icl.Signs(), 3, 10**12, 0.1),
+        lambda: numeric.exhaustive_error(icl.Signs(), 3, 10**12, 0.1),
+    ):
+        with pytest.raises(icl.IclTheoryError):
+            make()

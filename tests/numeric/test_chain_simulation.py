@@ -263,3 +263,48 @@ def test_divergence_is_named():
         simulate_chains(icl.NoisyDecoding(50, 0.1, 400), 5, 4, prompts=4)
     with pytest.raises(icl.OutOfDomain, match="Lower the step size"):
         simulate_chains(icl.NoisyDecoding(50, 0.1, 400), 5, 4, prompts=4, method="recursion")
+
+
+def test_diverging_chains_are_refused():
+    wild = icl.NoisyDecoding(1e10, 0, 40)
+    data = numeric.decoding_prompts(5, 3, 4)
+    X, y = np.ones((1, 2, 3)), np.ones((1, 2))
+    for run in (
+        lambda: numeric.run_chains(X, y, wild),
+        lambda: numeric.chain_law(data, icl.NoisyDecoding(1e10, 0, 17)),  # squares overflow
+        lambda: numeric.stepwise_risk(data, wild, 2, noise_std=0.1),
+        lambda: numeric.simulate_stepwise(data, icl.NoisyDecoding(1e10, 0.1, 40), 2),
+        lambda: numeric.simulate_binary_decoding(wild, icl.Signs(), 5, 3, prompts=2),
+    ):
+        with pytest.raises(icl.OutOfDomain, match="diverge beyond float64"):
+            run()
+
+
+def test_sizes_beyond_memory_and_endless_loops_are_refused():
+    endless = icl.NoisyDecoding(0.1, 0.1, 10**9)
+    data = numeric.decoding_prompts(5, 3, 4)
+    for run in (
+        lambda: numeric.decoding_prompts(10**12, 3, 4),
+        lambda: numeric.decoding_prompts(5, 3, 10**12),
+        lambda: simulate_chains(CHAIN, 5, 3, prompts=10**12),
+        lambda: numeric.run_chains(np.ones((1, 2, 3)), np.ones((1, 2)), CHAIN, chains=10**12),
+        lambda: simulate_chains(endless, 5, 3, prompts=2, method="recursion"),
+        lambda: numeric.simulate_stepwise(data, endless, 2),
+        lambda: numeric.state_evolution(icl.Bits(), icl.Round(), 1.0, 10**9),
+    ):
+        with pytest.raises(icl.InvalidInput, match=r"GiB|one by one"):
+            run()
+
+
+def test_laws_and_averages_are_checked():
+    row = np.ones((1, 3))
+    for make in (
+        lambda: numeric.ChainLaw(row, row, row, np.nan * row, np.zeros(1)),
+        lambda: numeric.ChainLaw(row, row, row, -row, np.zeros(1)),
+        lambda: numeric.ChainLaw(row, row, np.ones((1, 2)), row, np.zeros(1)),
+        lambda: numeric.PromptAverage(np.zeros((0, 2))),
+        lambda: numeric.PromptAverage(1.0),
+        lambda: numeric.small_noise_optimum(row, 4),
+    ):
+        with pytest.raises(icl.InvalidInput):
+            make()

@@ -198,3 +198,15 @@ def test_options_of_solvers_that_have_no_meaning(capsys, line, message):
 
 def test_formulas_about_no_task_refuse_its_options(capsys):
     assert "--dim says nothing" in refusal(capsys, "derive", "phase-exponent", "--dim", "5")
+
+
+def test_a_name_that_is_nearly_right(capsys):
+    assert "did you mean noisy-chain-risk or" in refusal(capsys, "derive", "chain-risk")
+    assert "did you mean" not in refusal(capsys, "derive", "qqqq")
+
+
+def test_exact_numbers_are_shown_in_decimals_as_well(capsys):
+    text = output(capsys, "derive", "overthinking-threshold", "--gamma", "0.5")
+    assert text.splitlines()[2:4] == ["    1/9", "    = 0.111111"]
+    assert "    = " not in output(capsys, "derive", "optimal-chain-length")
+    assert "    = " not in output(capsys, "derive", "lock-in-threshold")

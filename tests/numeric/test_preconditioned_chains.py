@@ -173,8 +173,32 @@ def test_the_trained_preconditioner_minimises_the_risk_of_one_step():
             "is not one of euclidean, prediction",
         ),
         (lambda: numeric.long_prompt_risks(-1, H, 5), "steps"),
+        (lambda: numeric.long_prompt_risks(10**12, H, 5), "GiB"),
+        (lambda: numeric.two_sided_moments(301, H, 0.5, 1, 1), "up to 300"),
     ],
 )
 def test_refusals(call, message):
     with pytest.raises(icl.InvalidInput, match=message):
         call()
+
+
+@pytest.mark.parametrize("norm", ["euclidean", "prediction"])
+def test_noise_at_the_output_is_measured_in_the_norm(norm):
+    """It is added to the answer and not contracted: noise_std^2 tr(Sigma)/d of predictions."""
+
+    def risks(noise):
+        chain = icl.NoisyDecoding(1, noise, 3, noise_where="output")
+        return numeric.preconditioned_risks(chain, SIGMA, 5, preconditioner=GAMMA, norm=norm)
+
+    measure = SIGMA.mean() if norm == "prediction" else 1.0
+    expected = 0.25 * measure * np.array([0, 1, 1, 1])
+    assert risks(0.5) - risks(0) == pytest.approx(expected, rel=1e-12, abs=1e-14)
+
+
+def test_moments_beyond_float64_are_refused():
+    for moments in (
+        lambda: numeric.covariance_moments(4, H, 1e300),
+        lambda: numeric.two_sided_moments(4, H, 1e300, 1, 1),
+    ):
+        with pytest.raises(icl.OutOfDomain, match="leave the range"):
+            moments()
