@@ -22,6 +22,7 @@ from icltheory.commuting import CommutingFlow, commuting_reduction
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula
 from icltheory.gradients import block_symbols, infinite_prompt_risk
+from icltheory.latex_lines import broken
 from icltheory.laws.pairing import Chains
 from icltheory.linear_risk import linear_attention_risk
 from icltheory.matrices import Square
@@ -104,8 +105,12 @@ class Flow:
         return "\n  ".join(lines)
 
     def _repr_latex_(self) -> str:
-        rows = [rf"\dot{{{name}}} &= {formula.latex()}" for name, formula in self.velocity]
-        rows += [rf"\text{{conserved: }} & {formula.latex()}" for formula in self.conserved]
+        velocities = ((rf"\dot{{{name}}}", "=", f.expr) for name, f in self.velocity)
+        conserved = ((r"\text{conserved}", ":", formula.expr) for formula in self.conserved)
+        rows = [
+            rf"{name} & {sign} " + r" \\ & \quad ".join(broken(expr))
+            for name, sign, expr in (*velocities, *conserved)
+        ]
         title = r"\dot\theta = -\tfrac12 \nabla \mathrm{risk}:"
         body = r" \\ ".join(rows).replace("+ -", "-")  # a sum of matrices keeps both signs
         return rf"$\displaystyle {title}\quad \begin{{aligned}} {body} \end{{aligned}}$"

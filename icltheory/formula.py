@@ -7,6 +7,7 @@ references it rests on and the steps of its derivation. It is immutable, hashabl
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ import sympy as sp
 
 from icltheory import checks
 from icltheory.errors import InvalidInput, OutOfDomain
+from icltheory.latex_lines import broken, in_lines, stacked, visible_width
 from icltheory.matrix_calculus import derivative, explicit, is_column, matrix_symbols
 from icltheory.symbols import LATEX_NAMES, SymbolInfo, describe
 
@@ -102,12 +104,56 @@ class Step:
     def __str__(self) -> str:
         return f"{self.title}: {self.equation}"
 
-    def _repr_latex_(self) -> str:
-        body = sp.latex(self.equation, symbol_names=LATEX_NAMES)
-        return rf"$\displaystyle \text{{{self.title}: }}\; {body}$"
+    def latex(self) -> str:
+        """LaTeX of the equation; long ones over several lines."""
+        return in_lines(broken(self.equation))
+
+    def _repr_markdown_(self) -> str:
+        title = re.sub(r"([*_$<|])", r"\\\1", self.title)
+        return f"**{title}**\n\n$$\\displaystyle {self.latex()}$$"
+
+
+class Derivation(tuple[Step, ...]):
+    """The steps of a derivation, in order: a tuple that a notebook shows as titled equations.
+
+    >>> print(Derivation([Step("start", sp.Integer(1)), Step("double", sp.Integer(2))]))
+    1. start: 1
+    2. double: 2
+    """
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "\n".join(f"{i}. {step}" for i, step in enumerate(self, start=1))
+
+    __repr__ = __str__
+
+    def _repr_markdown_(self) -> str:
+        numbered = (Step(f"{i}. {s.title}", s.equation) for i, s in enumerate(self, start=1))
+        return "\n\n".join(step._repr_markdown_() for step in numbered)
+
+
+class Explanation(str):
+    """The text of a derivation, which a notebook shows as titled equations."""
+
+    steps: Derivation
+
+    def __new__(cls, steps: Derivation) -> Explanation:
+        told = super().__new__(cls, str(steps))
+        told.steps = steps
+        return told
+
+    def __reduce__(self) -> tuple:
+        return Explanation, (self.steps,)
+
+    __repr__ = str.__str__
+
+    def _repr_markdown_(self) -> str:
+        return self.steps._repr_markdown_()
 
 
 _NONE = sp.Dict()
+_WIDE = 100  # letters of a formula with its notes that are shown on one line
 
 
 @dataclass(frozen=True)
@@ -144,6 +190,9 @@ class Formula:
     attained: bool | None = None
     where: sp.Dict = _NONE
     abbreviations: sp.Dict = _NONE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", Derivation(self.steps))
 
     @property
     def symbols(self) -> tuple[SymbolInfo, ...]:
@@ -295,18 +344,23 @@ class Formula:
         return "\n\n".join(reference.bibtex() for reference in self.references)
 
     def explain(self) -> str:
-        """The derivation as numbered lines of text."""
-        return "\n".join(f"{i}. {step}" for i, step in enumerate(self.steps, start=1))
+        """The derivation as numbered lines of text; a notebook shows titled equations.
+
+        `print` it, or leave it at the end of a cell.
+        """
+        return Explanation(Derivation(self.steps))
 
     def _repr_latex_(self) -> str:
-        body = self.latex()
-        for name, value in self.where.items():
-            body += rf",\quad {sp.latex(name)} = {sp.latex(value, symbol_names=LATEX_NAMES)}"
-        if self.attained is False:
-            body += r"\quad\text{(infimum, not attained)}"
+        parts = [broken(self.abbreviated())]
+        for symbol, value in (*self.abbreviations.items(), *self.where.items()):
+            first, *more = broken(value)
+            parts.append([rf"{sp.latex(symbol)} = {first}", *more])
+        notes = [r"\text{(infimum, not attained)}"] if self.attained is False else []
         if self.validity != sp.true:
-            body += r"\quad\text{for } " + sp.latex(self.validity, symbol_names=LATEX_NAMES)
-        return rf"$\displaystyle {body}$"
+            notes.append(r"\text{for } " + sp.latex(self.validity, symbol_names=LATEX_NAMES))
+        if notes:
+            parts.append([r"\quad ".join(notes)])
+        return rf"$\displaystyle {_laid_out(parts)}$"
 
     def __str__(self) -> str:
         where = "" if self.validity == sp.true else f"   for {self.validity}"
@@ -317,6 +371,17 @@ class Formula:
         return f"{self.name}: {self.abbreviated()}{parts}{where}{note}"
 
     __repr__ = __str__
+
+
+def _laid_out(parts: list[list[str]]) -> str:
+    """Expression, abbreviations and notes: on one line if they fit, else one below the other."""
+    whole = [lines[0] for lines in parts if len(lines) == 1]
+    notes = parts[-1][0].startswith(r"\text")
+    joined = r",\quad ".join(whole[:-1] if notes else whole)
+    joined += (r"\quad " + whole[-1]) if notes else ""
+    if len(whole) == len(parts) and visible_width(joined) <= _WIDE:
+        return joined
+    return stacked(parts)
 
 
 def _substituted(table: sp.Dict, values: dict[Any, Any]) -> sp.Dict:

@@ -196,6 +196,8 @@ class IterativeNewton(MatrixIteration):
 class HyperPower(MatrixIteration):
     """The hyperpower iteration of an order p >= 2, M <- M (1 + E + ... + E^{p-1}); p = 2 is Newton.
 
+    scale, start: M_0 as in `IterativeNewton`.
+
     >>> from icltheory.symbols import steps
     >>> HyperPower(3, 0.1).residual_filter(steps)
     (1 - lam/10)**(3**steps)

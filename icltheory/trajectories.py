@@ -19,6 +19,7 @@ from icltheory.attention import Attention
 from icltheory.commuting import A_EIGENVALUE, CommutingFlow
 from icltheory.flow import checked_attention, commuting_flow, query_matrix
 from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
+from icltheory.latex_lines import broken, stacked
 from icltheory.matrices import Square
 from icltheory.symbols import a0, b0, time
 from icltheory.symbols import b as B
@@ -54,7 +55,15 @@ class ClosedForm:
     growth: Formula
 
     def _repr_latex_(self) -> str:
-        return rf"$\displaystyle a(t) = {self.a.latex()},\quad b(t) = {self.b.latex()}$"
+        shown = {r"a(t)": self.a, r"b(t)": self.b}
+        # Both have the same abbreviations.
+        both = [
+            broken(sp.Equality(sp.Symbol(n), f.abbreviated(), evaluate=False))
+            for n, f in shown.items()
+        ]
+        parts = {**self.a.abbreviations, **self.b.abbreviations}
+        both += [broken(sp.Equality(name, value, evaluate=False)) for name, value in parts.items()]
+        return rf"$\displaystyle {stacked(both)}$"
 
 
 def closed_form(

@@ -102,7 +102,7 @@ def _root(matrix: Square) -> np.ndarray:
 
 def positive_integers(value: Any, name: str, minimum: int = 1) -> np.ndarray:
     """Integers of at least `minimum` as float64 (exact up to 2^53, and large values allowed)."""
-    array = _real(value, name)
+    array = real(value, name)
     if array.size == 0 or not np.all(np.isfinite(array)):
         raise InvalidInput(
             f"{name} contains empty, NaN or infinite entries; pass integers >= {minimum}."
@@ -125,7 +125,7 @@ def integer(value: Any, name: str, minimum: int = 1) -> int:
 
 def finite(value: Any, name: str) -> np.ndarray:
     """A float64 array without NaN or infinities."""
-    array = _real(value, name)
+    array = real(value, name)
     if not np.all(np.isfinite(array)):
         raise InvalidInput(f"{name} contains NaN or infinite entries; pass finite numbers.")
     return array
@@ -139,6 +139,22 @@ def number(value: Any, name: str) -> float:
     return float(array)
 
 
+def nonnegative(value: Any, name: str) -> float:
+    """One finite number >= 0, a variance or a standard deviation."""
+    given = number(value, name)
+    if given < 0:
+        raise InvalidInput(f"{name} = {given:g} is negative; pass 0 or more.")
+    return given
+
+
+def require_memory(numbers: int, what: str) -> None:
+    """`InvalidInput` if so many float64 numbers take more than 16 GiB."""
+    if 8 * numbers > 2**34:
+        raise InvalidInput(
+            f"{what} takes {8 * numbers / 2**30:.3g} GiB, more than 16; pass smaller sizes."
+        )
+
+
 def broadcast(**arrays: Any) -> list[np.ndarray]:
     """Arrays broadcast against each other; `InvalidInput` names their shapes if they do not fit."""
     try:
@@ -150,7 +166,7 @@ def broadcast(**arrays: Any) -> list[np.ndarray]:
         ) from error
 
 
-def _real(value: Any, name: str) -> np.ndarray:
+def real(value: Any, name: str) -> np.ndarray:
     """Real numbers as float64; text, booleans and None are no numbers here."""
     try:
         array = np.asarray(value)

@@ -145,7 +145,7 @@ def _reproduce(arguments: Any) -> int:
     known = runner.load_claims()
     claims = _select(known, arguments.paper, arguments.claim)
     effort = EFFORTS["quick" if arguments.quick else "full"]
-    with Display(sys.stderr) as display:
+    with Display(sys.stderr, len(claims)) as display:
         run = runner.run(
             claims.values(),
             effort,
@@ -288,13 +288,20 @@ def _curve(arguments: Any, columns: Sequence[Any]) -> Any:
 def _validate(arguments: Any) -> int:
     import icltheory as icl
     from numeric import finite
+    from numeric.progress import Interrupted
     from numeric.validate import validate
 
     model = finite.load(arguments.checkpoint)
     task = icl.LinearRegression(arguments.dim, arguments.noise_var)
-    comparison = validate(
-        model, task, arguments.lengths, prompts=arguments.prompts, seed=arguments.seed
-    )
+    try:
+        comparison = validate(
+            model, task, arguments.lengths, prompts=arguments.prompts, seed=arguments.seed
+        )
+    except Interrupted as stop:
+        if stop.partial is not None:
+            print(stop.partial)
+        print(f"Stopped after {stop.done} of {stop.total} prompts.", file=sys.stderr)
+        return INTERRUPTED
     print(comparison)
     return SUCCESS if comparison.passed else DISAGREES
 

@@ -23,6 +23,9 @@ DEVIATES = "deviates"
 POOR_RESOLUTION = "poor resolution"
 NOT_TESTABLE = "not testable this way"
 
+# Of the verdict in an HTML table: readable on white and on black.
+_COLORS = {AGREES: "#008a5e", DEVIATES: "#d4550a", POOR_RESOLUTION: "#967200", NOT_TESTABLE: ""}
+
 _SIGMAS = 5.0
 _RESOLUTION = 0.03  # a deviation of 3 % must have been visible, beyond the allowance
 
@@ -252,7 +255,8 @@ class Comparison:
         return text_table(*self._table())
 
     def _repr_html_(self) -> str:
-        return html_table(*self._table())
+        header, body = self._table()
+        return html_table(header, body, [_COLORS[row.verdict] for row in self.rows])
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         keys = self._setting_keys()
@@ -342,13 +346,17 @@ def text_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def html_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Cells as an HTML table."""
+def html_table(
+    header: Sequence[str], body: Sequence[Sequence[str]], colors: Sequence[str] = ()
+) -> str:
+    """Cells as an HTML table; `colors` are those of the last column, a verdict, row by row."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
-        for cells in body
-    )
+    last = [f' style="color:{color}"' if color else "" for color in colors] or [""] * len(body)
+    lines = ""
+    for cells, style in zip(body, last, strict=True):
+        *front, end = (html.escape(cell) for cell in cells)
+        lines += "<tr>" + "".join(f"<td>{cell}</td>" for cell in front)
+        lines += f"<td{style}>{end}</td></tr>"
     return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import mpmath
@@ -226,6 +226,26 @@ class Evaluator:
 
     def __repr__(self) -> str:
         return f"<Evaluator of '{self.formula.name}'({', '.join(self.arguments)}), {self.backend}>"
+
+    def _repr_markdown_(self) -> str:
+        """The call, what its arguments mean, and the formula behind it."""
+        return call_markdown([self.formula], self.arguments, self._symbols, self.backend)
+
+
+def call_markdown(
+    formulas: Sequence[Formula], arguments: Sequence[str], symbols: Iterable[Any], backend: str
+) -> str:
+    """A compiled call in Markdown: its arguments with their meaning, and the formulas."""
+    names = "; ".join(formula.name for formula in formulas)
+    lines = [f"**{names}**: function of {', '.join(arguments) or 'nothing'} ({backend})", ""]
+    known = {symbol.name: describe(symbol) for symbol in symbols}
+    if arguments:
+        lines += ["| argument | meaning | domain |", "|:--|:--|:--|"]
+    for name in arguments:
+        info = known.get(name)
+        cells = (f"`{name}`", info.meaning if info else "", info.domain if info else "")
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join([*lines, "", *(f"{formula._repr_latex_()}\n" for formula in formulas)])
 
 
 def compile(

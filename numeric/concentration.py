@@ -17,7 +17,7 @@ import numpy as np
 
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.gaussian_output import output_error_expansion, response_coefficients
-from icltheory.laws.tokens import Gaussian
+from icltheory.laws.tokens import Gaussian, TokenLaw
 from numeric.arrays import finite, positive_integers
 from numeric.bounds import concentration_bound
 from numeric.compile import Evaluator, compile
@@ -177,7 +177,7 @@ def _weights_at(lengths: tuple[float, ...], step: float, j: int) -> np.ndarray:
 
 
 def simulated_error(
-    law: Gaussian,
+    law: TokenLaw,
     u: Any,
     prompt_length: int,
     value: Any = None,
@@ -186,7 +186,8 @@ def simulated_error(
 ) -> Estimate:
     """E |V (T_n(u) - T_inf(u))|^2 from sampled prompts, to hold `output_moments` against.
 
-    `u`: one dual point (d,). Arguments otherwise as in `output_moments` and `monte_carlo_risk`.
+    `law`: of the tokens, Gaussian or any other; `u`: one dual point (d,). Arguments otherwise as in
+    `output_moments` and `monte_carlo_risk`.
 
     >>> import icltheory as icl
     >>> law, u = icl.Gaussian([0], [[1]]), [1.0]
@@ -194,7 +195,6 @@ def simulated_error(
     >>> bool(abs(sample.value - output_moments(law, u, 30).error) < 5 * sample.standard_error)
     True
     """
-    _law_arrays(law)
     array, matrix, n = array_law(law), _value_array(law, value), single_length(prompt_length)
     dual = single_dual(array, u, "u")
     target = limit_output(law, dual)
@@ -289,7 +289,7 @@ def _law_arrays(law: Any) -> tuple[np.ndarray, np.ndarray]:
     return limit_output(law, origin), limit_jacobian(law, origin)
 
 
-def _value_array(law: Gaussian, value: Any) -> np.ndarray:
+def _value_array(law: TokenLaw, value: Any) -> np.ndarray:
     if value is None:
         return np.eye(law.dim)
     matrix = np.atleast_2d(finite(value, "value"))

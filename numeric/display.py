@@ -1,4 +1,7 @@
-"""Live progress of claims on a terminal, or a line a finished claim elsewhere."""
+"""Live progress of claims on a terminal, or a line a finished claim elsewhere.
+
+Exported: `Display`, `measures`, `duration`.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,15 @@ from typing import Any
 
 from numeric.claims.runner import Event, Outcome
 
+_TOLD = 0.1  # the share of a claim from which its remaining time is told
+
 
 class Display:
     """Live progress: a line a running claim on a terminal, else a line a finished claim."""
 
-    def __init__(self, stream: Any) -> None:
-        self.stream, self.live = stream, stream.isatty()
+    def __init__(self, stream: Any, total: int) -> None:
+        self.stream, self.live, self.total = stream, stream.isatty(), total
+        self.begin, self.finished, self.computed = time.monotonic(), 0, 0
         self.running: dict[str, tuple[float, Event]] = {}  # with the time of the first event
         self.drawn = 0
         self.lock, self.over = threading.Lock(), threading.Event()
@@ -37,6 +43,8 @@ class Display:
         with self.lock:
             if event.outcome is not None:
                 self.running.pop(event.claim, None)
+                self.finished += 1
+                self.computed += not event.outcome.reused
                 agree, spent = measures(event.outcome)
                 parts = (event.outcome.verdict, agree and f"{agree} rows", spent)
                 self._line(f"{event.claim}: {', '.join(part for part in parts if part)}")
@@ -60,13 +68,27 @@ class Display:
         if self.live and not self.over.is_set():
             self._erase()
             width = shutil.get_terminal_size().columns - 1
-            for start, event in self.running.values():
-                done = min(max(event.fraction or 0.0, 0.0), 1.0)
-                bar = f"[{'#' * round(12 * done):.<12}] {done:4.0%}"
-                text = f"{event.claim}  {bar}  {_clock(time.monotonic() - start)}  {event.what}"
-                self.stream.write(f"{text[:width]}\n")
-            self.drawn = len(self.running)
+            lines = [self._claim(start, event) for start, event in self.running.values()]
+            if lines and self.total > 1:
+                lines.append(self._whole())
+            for line in lines:
+                self.stream.write(f"{line[:width]}\n")
+            self.drawn = len(lines)
         self.stream.flush()
+
+    def _claim(self, start: float, event: Event) -> str:
+        done, spent = _share(event), time.monotonic() - start
+        bar = f"[{'#' * round(12 * done):.<12}] {done:4.0%}"
+        left = _left(spent, done) if done >= _TOLD else ""
+        return f"{event.claim}  {bar}  {duration(spent)}{left}  {event.what}"
+
+    def _whole(self) -> str:
+        """Finished claims, and the time left if the others take as long as those that were computed."""
+        spent = time.monotonic() - self.begin
+        work = self.computed + sum(_share(event) for _, event in self.running.values())
+        waiting = self.total - (self.finished - self.computed)  # less those kept from before
+        left = _left(spent, work / waiting) if work >= 1 else ""
+        return f"{self.finished} of {self.total} claims finished  {duration(spent)}{left}"
 
     def _erase(self) -> None:
         if self.drawn:
@@ -75,10 +97,26 @@ class Display:
             self.drawn = 0
 
 
-def _clock(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+def duration(seconds: float) -> str:
+    """Seconds in words: 12 s, 3 min 05 s, 2 h 07 min.
+
+    >>> [duration(t) for t in (0.2, 12.3, 59.7, 185, 7620)]
+    ['0 s', '12 s', '1 min 00 s', '3 min 05 s', '2 h 07 min']
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def _share(event: Event) -> float:
+    return min(max(event.fraction or 0.0, 0.0), 1.0)
+
+
+def _left(spent: float, done: float) -> str:
+    return f", about {duration(spent * (1 - done) / done)} left"
 
 
 def measures(outcome: Outcome) -> tuple[str, str]:
@@ -87,4 +125,4 @@ def measures(outcome: Outcome) -> tuple[str, str]:
         return "", ""
     agree, total = outcome.agreeing
     reused = ", kept from before" if outcome.reused else ""
-    return f"{agree} of {total}", f"{_clock(outcome.result.seconds)}{reused}"
+    return f"{agree} of {total}", f"{duration(outcome.result.seconds)}{reused}"

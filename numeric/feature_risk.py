@@ -3,7 +3,7 @@
 The head reads b sum_i p_i y_i with p = softmax(x_i'A x_q) and y = theta.x + noise: its weights depend
 on the features only, so that bias and covariance of the softmax average T_n (`numeric.leading_bias`,
 `numeric.leading_covariance`) give the risk for every law of the features. Exported:
-`feature_expansion`, `FeatureExpansion`.
+`feature_expansion`, `FeatureExpansion`, `simulate_feature_risk`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from icltheory.errors import InvalidInput
 from icltheory.laws.tokens import TokenLaw
 from numeric.arrays import finite
 from numeric.finite_prompt import score_matrix
+from numeric.laws import array_law
+from numeric.montecarlo import Estimate, Seed, single_length, stream
 from numeric.prompt_moments import checked_lengths
 from numeric.tokens import leading_bias, leading_covariance, limit_output, weight_moment
 
@@ -56,24 +59,8 @@ def feature_expansion(
     >>> expansion.limit.round(12), round(float(expansion.risk(100)), 6)
     (array([0., 0.]), 0.035147)
     """
-    if not isinstance(features, TokenLaw):
-        raise InvalidInput(
-            f"features has type {type(features).__name__}; pass a token law, e.g. icl.Rademacher(dim=2)."
-        )
     points = finite(queries, "queries")
-    value, noise = _number(b, "b"), _number(noise_var, "noise_var")
-    matrix = score_matrix(A, features.dim)
-    coefs = finite(coef_cov, "coef_cov")
-    coefs = coefs * np.eye(features.dim) if coefs.ndim == 0 else coefs
-    if coefs.shape != (features.dim, features.dim):
-        raise InvalidInput(f"coef_cov has shape {coefs.shape}; pass a number or d x d.")
-    size = np.abs(coefs).max()
-    if not np.allclose(coefs, coefs.T, atol=1e-12 * size) or (
-        np.linalg.eigvalsh(coefs)[0] < -1e-12 * size
-    ):
-        raise InvalidInput("coef_cov is no second moment: it must be symmetric, eigenvalues >= 0.")
-    if noise < 0:
-        raise InvalidInput(f"noise_var = {noise:g} is negative; a variance is at least 0.")
+    matrix, value, coefs, noise = _layer(features, A, b, coef_cov, noise_var)
     if points.shape[-1:] != (features.dim,):
         raise InvalidInput(f"queries has shape {points.shape}; pass (..., {features.dim}).")
     dual = points @ matrix.T
@@ -87,6 +74,70 @@ def feature_expansion(
     order = value**2 * (variance + noise * weight_moment(features, dual))
     order += 2 * value * form(error, leading_bias(features, dual))
     return FeatureExpansion(form(error, error), order)
+
+
+def simulate_feature_risk(
+    features: TokenLaw,
+    A: Any,
+    b: Any,
+    prompt_length: int,
+    *,
+    coef_cov: Any = 1.0,
+    noise_var: Any = 0.0,
+    prompts: int = 10_000,
+    seed: Seed = 0,
+) -> Estimate:
+    """Sampled risk of one softmax head on features of any law, to hold `feature_expansion` against.
+
+    Examples and query are drawn from the law; coefficients and label noise are averaged exactly.
+    Arguments as in `feature_expansion` and `monte_carlo_risk`. Exists where the expansion does not.
+
+    >>> import icltheory as icl
+    >>> law, b = icl.Rademacher(dim=2), 1 / np.tanh(0.5)
+    >>> risk = simulate_feature_risk(law, 0.5, b, 1000, coef_cov=0.5, seed=1)
+    >>> expansion = feature_expansion(law, [[1, 1], [1, -1]], A=0.5, b=b, coef_cov=0.5)
+    >>> bool(abs(risk.value - expansion.risk(1000)) < 5 * risk.standard_error)
+    True
+    """
+    matrix, value, coefs, noise = _layer(features, A, b, coef_cov, noise_var)
+    law, n = array_law(features), single_length(prompt_length)
+
+    def draw(rng: np.random.Generator, size: int) -> np.ndarray:
+        rows = law.sample(rng, size * (n + 1)).reshape(size, n + 1, law.dim)
+        examples, query = rows[:, :n], rows[:, n]
+        weights = softmax(np.einsum("bni,bi->bn", examples, query @ matrix.T), axis=1)
+        error = value * np.einsum("bn,bni->bi", weights, examples) - query
+        signal = np.einsum("bi,ij,bj->b", error, coefs, error)
+        return signal + noise * value**2 * np.sum(weights**2, axis=1)
+
+    return stream(draw, (n + 1) * (law.dim + 3), prompts=prompts, seed=seed)
+
+
+# -- arguments -------------------------------------------------------------------------------------
+
+
+def _layer(
+    features: TokenLaw, A: Any, b: Any, coef_cov: Any, noise_var: Any
+) -> tuple[np.ndarray, float, np.ndarray, float]:
+    """A (d, d), b, the second moment of the coefficients (d, d) and the noise variance."""
+    if not isinstance(features, TokenLaw):
+        raise InvalidInput(
+            f"features has type {type(features).__name__}; pass a token law, e.g. icl.Rademacher(dim=2)."
+        )
+    value, noise = _number(b, "b"), _number(noise_var, "noise_var")
+    matrix = score_matrix(A, features.dim)
+    coefs = finite(coef_cov, "coef_cov")
+    coefs = coefs * np.eye(features.dim) if coefs.ndim == 0 else coefs
+    if coefs.shape != (features.dim, features.dim):
+        raise InvalidInput(f"coef_cov has shape {coefs.shape}; pass a number or d x d.")
+    size = np.abs(coefs).max()
+    if not np.allclose(coefs, coefs.T, atol=1e-12 * size) or (
+        np.linalg.eigvalsh(coefs)[0] < -1e-12 * size
+    ):
+        raise InvalidInput("coef_cov is no second moment: it must be symmetric, eigenvalues >= 0.")
+    if noise < 0:
+        raise InvalidInput(f"noise_var = {noise:g} is negative; a variance is at least 0.")
+    return matrix, value, coefs, noise
 
 
 def _number(value: Any, name: str) -> float:

@@ -13,7 +13,7 @@ from icltheory.errors import InvalidInput
 from icltheory.formula import Formula
 from icltheory.matrix_calculus import is_column, is_matrix
 from numeric import matrix_code
-from numeric.compile import Evaluator, argument, conditions
+from numeric.compile import Evaluator, argument, call_markdown, conditions
 
 BACKENDS = ("numpy", "torch")
 
@@ -216,6 +216,11 @@ class MatrixEvaluator(Evaluator):
 
     def __repr__(self) -> str:
         return f"<Evaluator of '{self._title}'({', '.join(self.arguments)}), {self.backend}>"
+
+    def _repr_markdown_(self) -> str:
+        """The call, what its arguments mean, and the formulas behind it."""
+        formulas = list(self._formulas.values())
+        return call_markdown(formulas, self.arguments, self._symbols, self.backend)
 
 
 def _union(formulas: list[Formula]) -> list[Any]:

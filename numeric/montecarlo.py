@@ -18,6 +18,7 @@ from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
 from icltheory.errors import InfiniteVariance, InvalidInput
 from icltheory.task import LinearRegression, refuse_options
 from numeric.arrays import SCENARIOS, positive_integers, task_arrays
+from numeric.progress import progress_bar
 from numeric.samplers import (
     Heads,
     Sampler,
@@ -108,7 +109,7 @@ def monte_carlo_risk(
     seed: Seed = 0,
     sampler: str = "reduced",
     batch: int | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Estimate:
     """Sampled risk E (f - theta.x_q)^2 of an attention layer at finite prompt length.
 
@@ -127,11 +128,13 @@ def monte_carlo_risk(
         "reduced" draws |x_q| and one N(0, 1) score a token and averages the rest exactly; it needs
         scalar heads (A_h = k_h Sigma^{-1}) and has the smaller variance.
     batch: prompts held in memory at once; `None` fits a batch into about 32 MB.
-    progress: show a progress bar on standard error.
+    progress: True or False for the bar on standard error; `None` shows it on a terminal and in a
+        notebook, after two seconds.
 
     The variance is finite at every score scale, but for t = k^2 >= 1/8 the squared error is so
     heavy-tailed at large n that the standard error itself converges slowly; use
-    `numeric.exact_risk` there. Errors: `InvalidInput`. Source: derived here.
+    `numeric.exact_risk` there. Ctrl-C raises `Interrupted`, with the estimate so far in `partial`.
+    Errors: `InvalidInput`. Source: derived here.
 
     >>> import icltheory as icl
     >>> task = icl.LinearRegression(dim=3, noise_var=0.4)
@@ -245,12 +248,14 @@ def stream(
     prompts: int,
     seed: Seed,
     batch: int | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
+    what: str = "sampling",
 ) -> Estimate:
     """Mean of `prompts` draws of `draw(rng, size)`, in batches of bounded memory.
 
     `floats` is the number of float64 values that one draw occupies with its temporaries. Batch b
-    has the b-th child of `seed`, as `SeedSequence.spawn` gives it.
+    has the b-th child of `seed`, as `SeedSequence.spawn` gives it. Ctrl-C raises `Interrupted` with
+    the estimate of the batches that are finished, which is as valid as any shorter run.
 
     >>> estimate = stream(lambda rng, size: rng.random(size), 1, prompts=10_000, seed=0)
     >>> abs(estimate.value - 0.5) < 5 * estimate.standard_error
@@ -265,21 +270,22 @@ def stream(
     size = max(1, _BUDGET // (8 * floats)) if batch is None else int(_single(batch, "batch", 1))
     size = min(size, total)
     root = seed_sequence(seed)
-    batches = range(-(-total // size))
-    if progress:
-        from tqdm import tqdm
-
-        batches = tqdm(batches, unit="batch")
     accumulator = Streaming()
-    for b in batches:
-        rng = np.random.default_rng(child_seed(root, b))
-        values = draw(rng, min(size, total - b * size))
-        if not np.all(np.isfinite(values)):
-            raise InvalidInput(
-                "squared errors are NaN or infinite: scores or values overflow float64. "
-                "Pass smaller ones."
-            )
-        accumulator.add(values)
+
+    def finished() -> Estimate | None:
+        return accumulator.estimate() if accumulator.count > 1 else None
+
+    with progress_bar(total, 0, progress, what, partial=finished, unit=" prompts") as bar:
+        for b in range(-(-total // size)):
+            rng = np.random.default_rng(child_seed(root, b))
+            values = draw(rng, min(size, total - b * size))
+            if not np.all(np.isfinite(values)):
+                raise InvalidInput(
+                    "squared errors are NaN or infinite: scores or values overflow float64. "
+                    "Pass smaller ones."
+                )
+            accumulator.add(values)
+            bar.update(len(values))
     return accumulator.estimate()
 
 

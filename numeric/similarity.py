@@ -67,7 +67,8 @@ def similarity_of_errors(
         both: the *excess* similarity. It removes what every learner of n < d examples shares.
 
     Errors: `InvalidInput` for shapes, NaN, a window without prefixes, and for errors that are zero or
-    rounding (least squares without noise has only such errors beyond n = d). Source: Section 4.2.
+    rounding (least squares without noise has only such errors beyond n = d). Source: Fu et al.
+    (arXiv 2310.17086).
 
     >>> a = np.array([[0.0, 1.0, 1.0], [0.0, 2.0, 0.0]])
     >>> b = np.array([[5.0, 1.0, 0.0], [5.0, 1.0, 0.0]])
@@ -116,7 +117,7 @@ def similarity_of_weights(
         solvers that start at 0 have no direction there.
     window: (first, last) number of examples that is used, both included.
 
-    Errors: `InvalidInput`; zero weights have no direction. Source: Section 4.2.
+    Errors: `InvalidInput`; zero weights have no direction. Source: Fu et al. (arXiv 2310.17086).
 
     >>> a = np.array([[[0.0, 0.0], [1.0, 0.0]]])
     >>> b = np.array([[[0.0, 0.0], [1.0, 1.0]]])
@@ -143,7 +144,7 @@ def similarity_of_weights(
 
 
 def prefix_windows(dim: int, last: int) -> dict[str, Window]:
-    """The windows of Section 4.2 for prefixes up to `last`: below, around and above n = dim.
+    """Windows of prefixes up to `last`: below, around and above n = dim.
 
     >>> prefix_windows(20, 40)
     {'below': (1, 19), 'around': (15, 25), 'above': (21, 40)}

@@ -17,6 +17,7 @@ from icltheory.laws.tokens import TokenLaw
 from numeric.arrays import finite, positive_integers
 from numeric.laws import ArrayLaw, array_law
 from numeric.montecarlo import Seed, child_seed, seed_sequence, single_length
+from numeric.progress import progress_bar
 
 _BUDGET = 2**22  # float64 values (32 MB) of one batch of prompts
 _LARGEST_PROMPT = 2**30  # bytes for a single prompt, above which the request is refused
@@ -76,7 +77,7 @@ def simulate_output(
     seed: integer >= 0 or `SeedSequence`; batch b uses its b-th child.
 
     Works for every u, also where no limit or no 1/n law exists. Memory is bounded (about 32 MB, or
-    one prompt). Compare with `limit_output + leading_bias / n` and `leading_covariance / n`.
+    one prompt); Ctrl-C as in `monte_carlo_risk`. Compare with `limit_output + leading_bias / n` and `leading_covariance / n`.
     Errors: `InvalidInput`, also for a single prompt above 1 GiB.
 
     >>> import icltheory as icl
@@ -95,11 +96,17 @@ def simulate_output(
         )
     root, size = seed_sequence(seed), max(1, _BUDGET // floats)
     stream = _Products()
-    for b, start in enumerate(range(0, total, size)):
-        rng = np.random.default_rng(child_seed(root, b))
-        count = min(size, total - start)
-        tokens = array.sample(rng, count * n).reshape(count, n, array.dim)
-        stream.add([_average(tokens, dual) for dual in duals])
+
+    def finished() -> OutputSample | None:
+        return stream.result(n) if stream.count > 1 else None
+
+    with progress_bar(total, 0, None, "sampling", partial=finished, unit=" prompts") as bar:
+        for b, start in enumerate(range(0, total, size)):
+            rng = np.random.default_rng(child_seed(root, b))
+            count = min(size, total - start)
+            tokens = array.sample(rng, count * n).reshape(count, n, array.dim)
+            stream.add([_average(tokens, dual) for dual in duals])
+            bar.update(count)
     return stream.result(n)
 
 
@@ -130,7 +137,7 @@ class _Products:
 
     def __init__(self) -> None:
         self._shift: list[np.ndarray] = []
-        self._count, self._sums, self._halves = 0, {}, []
+        self.count, self._sums, self._halves = 0, {}, []
 
     def add(self, outputs: list[tuple[np.ndarray, np.ndarray | None]]) -> None:
         """Outputs (B, d) of one or two heads, with their differences between halves and whole."""
@@ -139,7 +146,7 @@ class _Products:
             self._halves = [[0.0, 0.0] for _ in outputs]
         centred = [output - s for (output, _), s in zip(outputs, self._shift, strict=True)]
         a, b = centred[0], centred[-1]
-        self._count += len(a)
+        self.count += len(a)
         for i in range(3):
             for j in range(3):
                 self._sums[i, j] = self._sums.get((i, j), 0.0) + (a**i).T @ b**j
@@ -149,7 +156,7 @@ class _Products:
                 total[1] += np.square(halves).sum(axis=0)
 
     def result(self, prompt_length: int) -> OutputSample:
-        count = self._count
+        count = self.count
         m = {key: value / count for key, value in self._sums.items()}
         alpha, beta = m[1, 0][:, :1], m[0, 1][:1]
         cov = m[1, 1] - alpha * beta

@@ -28,6 +28,7 @@ from numeric.montecarlo import (
     single_length,
     stream,
 )
+from numeric.progress import Interrupted, progress_bar
 from numeric.risk import optimal_risk
 
 Model = Callable[..., Any]
@@ -48,6 +49,7 @@ def validate(
     prompts: int = 200_000,
     seed: Seed = 0,
     allowance: float = 0.05,
+    progress: bool | None = None,
 ) -> Comparison:
     """Compare a model's risk on fresh prompts with the optimal risk of an attention layer.
 
@@ -66,8 +68,11 @@ def validate(
         100,000 end in "poor resolution".
     seed: as in `monte_carlo_risk`; the prompts of a length do not depend on the other lengths.
     allowance: relative distance from the optimum that is accepted as optimisation error.
+    progress: as in `monte_carlo_risk`.
 
-    Errors: `InvalidInput` if the model fails, or returns another shape or NaN.
+    Ctrl-C raises `Interrupted`: its `partial` has the rows of what was measured until then, the
+    length under way included. Errors: `InvalidInput` if the model fails, or returns another shape or
+    NaN.
 
     >>> import icltheory as icl
     >>> def gradient_step(X, y, query):
@@ -91,10 +96,9 @@ def validate(
         for n in lengths
         for theory in theories
     }
-    root = seed_sequence(seed)
-    rows = []
-    for n in lengths:
-        measured = measure_risk(model, task, n, prompts=prompts, seed=child_seed(root, n))
+    root, rows = seed_sequence(seed), []
+
+    def add(n: int, measured: Estimate) -> None:
         for theory in theories:
             prediction = predictions[n, theory]
             # A model without any error has no spread either; what remains is rounding.
@@ -108,6 +112,20 @@ def validate(
                     allowance,
                 )
             )
+
+    def finished() -> Comparison | None:
+        return Comparison.from_rows(rows) if rows else None
+
+    options = {"partial": finished, "unit": " prompts", "inner": True}
+    total = len(lengths) * int(positive_integers(prompts, "prompts", 2).item())
+    with progress_bar(total, 0, progress, "validate", **options):
+        for n in lengths:
+            try:
+                add(n, measure_risk(model, task, n, prompts=prompts, seed=child_seed(root, n)))
+            except Interrupted as stop:
+                if stop.partial is not None:
+                    add(n, stop.partial)
+                raise
     return Comparison.from_rows(rows)
 
 
@@ -119,11 +137,12 @@ def measure_risk(
     prompts: int = 100_000,
     seed: Seed = 0,
     batch: int | None = None,
+    progress: bool | None = None,
 ) -> Estimate:
     """Mean of (prediction - theta.x_q)^2 of a model over fresh prompts, with its standard error.
 
     `model` and errors as in `validate`; `batch` prompts go through the model at once (`None`: as
-    many as fit into about 32 MB of prompts).
+    many as fit into about 32 MB of prompts); `progress` and Ctrl-C as in `monte_carlo_risk`.
 
     >>> import icltheory as icl
     >>> zero = lambda X, y, query: np.zeros(len(X))
@@ -140,7 +159,8 @@ def measure_risk(
         return (call(features, labels, query) - target) ** 2
 
     floats = prompt_floats(arrays, n)
-    return stream(draw, floats, prompts=prompts, seed=seed, batch=batch)
+    options = {"progress": progress, "what": f"n = {n}"}
+    return stream(draw, floats, prompts=prompts, seed=seed, batch=batch, **options)
 
 
 def array_caller(model: Model) -> Callable[..., np.ndarray]:

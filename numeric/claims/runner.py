@@ -30,6 +30,7 @@ from numeric import workers
 from numeric.claims.base import CLAIMS, Claim, ClaimResult, Effort, Progress
 from numeric.compare import AGREES, DEVIATES, Row
 from numeric.plot import write_atomically
+from numeric.progress import silent
 from numeric.workers import code_digest as _code
 
 CONFIRMED = "confirmed"
@@ -181,7 +182,8 @@ def _outcome(
     start = time.perf_counter()
     try:
         progress("starting", 0.0)
-        parts, figure = experiment(effort, progress)
+        with silent():  # the claims have a display of their own
+            parts, figure = experiment(effort, progress)
         seconds = time.perf_counter() - start
         return Outcome(claim, ClaimResult(claim, effort.name, tuple(parts), figure, seconds))
     except Exception as error:  # a claim that fails must not take the others with it

@@ -2,6 +2,7 @@
 
 from numeric.finite.adapters import CallableModel as CallableModel
 from numeric.finite.adapters import EmbeddingModel as EmbeddingModel
+from numeric.finite.adapters import QueryModel as QueryModel
 from numeric.finite.adapters import check_model as check_model
 from numeric.finite.averaged import AveragedRisk as AveragedRisk
 from numeric.finite.averaged import LabelAveragedRisk as LabelAveragedRisk

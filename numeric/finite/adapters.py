@@ -1,8 +1,9 @@
 """A user's own models as sequence models, and the checks that any model must pass.
 
 `EmbeddingModel` wraps a backbone that maps embedded tokens to hidden states, such as `GPT2Model` of
-Hugging Face (nothing of it is imported here); `CallableModel` wraps a function of prompts.
-Exported: both, and `check_model`.
+Hugging Face (nothing of it is imported here); `QueryModel` wraps a model with any other layout of
+tokens, layer by layer; `CallableModel` wraps a function of prompts. Exported: these, and
+`check_model`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from numeric.validate import array_caller
 _TOLERANCE, _ROUNDING = 1e-4, 1e-6
 _LAYOUT = (
     "the tokens are x_1, (y_1, 0, ...), x_2, ..., and the prediction of y_i is read at x_i; wrap a "
-    "model with another layout by finite.CallableModel"
+    "model with another layout by finite.QueryModel or finite.CallableModel"
 )
 
 
@@ -104,14 +105,92 @@ class EmbeddingModel(SequenceModel):
 
     def read_out(self, states: torch.Tensor) -> torch.Tensor:
         """The given read-out."""
-        predictions = self.readout(states)
-        if predictions.shape != (*states.shape[:-1], 1):
+        return _one_number(self.readout, states)
+
+
+class QueryModel(SequenceModel):
+    """A model of examples and queries, whatever its tokens are, as a sequence model.
+
+    Parameters
+    ----------
+    states: callable (X (B, n, dim), y (B, n), queries (B, T, dim)) -> the states that belong to the
+        queries, (layers + 1, B, T, width) or a sequence of (B, T, width), the embedded input first;
+        n = 0 included. A query must not depend on the others. If it is a module, or a method of
+        one, the weights of that belong to this model.
+    readout: module (..., width) -> (..., 1) that acts on the last state.
+    dim: feature dimension d.
+    points: the most x tokens (examples and query), or None.
+
+    Inputs are cast to the dtype and device of the first weight. Every prefix of a prompt is a call of
+    its own, so that nothing in the layout has to be causal. Errors: `InvalidInput` for states of
+    another shape.
+
+    >>> def two_steps(X, y, queries):
+    ...     w, states = torch.zeros_like(X[:, 0]), [torch.zeros_like(queries[..., :1])]
+    ...     for _ in range(2):
+    ...         w = w + torch.einsum("bni,bn->bi", X, y - torch.einsum("bni,bi->bn", X, w)) / 10
+    ...         states.append(torch.einsum("bti,bi->bt", queries, w)[..., None])
+    ...     return states
+    >>> model = QueryModel(two_steps, nn.Identity(), dim=3)
+    >>> model(torch.ones(1, 4, 3), torch.ones(1, 4), torch.ones(1, 3))
+    tensor([0.9600])
+    """
+
+    def __init__(
+        self,
+        states: Callable[..., Any],
+        readout: nn.Module,
+        dim: int,
+        *,
+        points: int | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(states):
             raise InvalidInput(
-                f"the read-out returned shape {tuple(predictions.shape)} for hidden states "
-                f"{tuple(states.shape)}; it must return one number a state, "
-                f"{(*states.shape[:-1], 1)}."
+                f"states has type {type(states).__name__}; pass a callable (X, y, queries) -> states."
             )
-        return predictions[..., 0]
+        if not isinstance(readout, nn.Module):
+            raise InvalidInput(
+                f"readout has type {type(readout).__name__}; pass a torch module such as nn.Linear."
+            )
+        owner = getattr(states, "__self__", None)
+        self.owner = owner if isinstance(owner, nn.Module) else None
+        self.states, self.readout, self.dim = states, readout, count(dim, "dim")
+        self.points = None if points is None else count(points, "points")
+
+    def query_states(self, X: torch.Tensor, y: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        """States at several queries after the same examples, (layers + 1, B, T, width)."""
+        weight = next(self.parameters(), None)
+        if weight is not None:
+            X, y, queries = (part.to(weight) for part in (X, y, queries))
+        found = self.states(X, y, queries)
+        states = list(found) if isinstance(found, (torch.Tensor, tuple, list)) else [found]
+        shapes = {
+            tuple(s.shape) if isinstance(s, torch.Tensor) else type(s).__name__ for s in states
+        }
+        if len(states) < 2 or len(shapes) != 1 or states[0].shape[:-1] != queries.shape[:2]:
+            raise InvalidInput(
+                f"states returned {len(states)} of {', '.join(map(str, shapes))} for X "
+                f"{tuple(X.shape)} and queries {tuple(queries.shape)}; it must return at least two of "
+                f"{(*queries.shape[:2], 'width')}, the embedded input and one a layer."
+            )
+        return torch.stack(states)
+
+    def hidden_states(self, X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """States at the x tokens, each as the query after the examples before, (layers + 1, B, N, width)."""
+        self.check(X, y)
+        return torch.cat(
+            [self.query_states(X[:, :i], y[:, :i], X[:, i : i + 1]) for i in range(X.shape[1])],
+            dim=2,
+        )
+
+    def forward(self, X: torch.Tensor, y: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        """X (B, n, d), y (B, n), query (B, d) -> prediction (B,), in one call."""
+        return self.read_out(self.query_states(X, y, query[:, None])[-1])[:, 0]
+
+    def read_out(self, states: torch.Tensor) -> torch.Tensor:
+        """The given read-out."""
+        return _one_number(self.readout, states)
 
 
 class CallableModel(SequenceModel):
@@ -186,7 +265,7 @@ def check_model(model: SequenceModel, points: int = 6, *, seed: int = 0) -> None
     if not isinstance(model, SequenceModel):
         raise InvalidInput(
             f"model has type {type(model).__name__}; pass a finite.SequenceModel: finite.Transformer, "
-            f"or wrap yours in finite.EmbeddingModel or finite.CallableModel."
+            f"or wrap yours in finite.EmbeddingModel, finite.QueryModel or finite.CallableModel."
         )
     number = integer(points, "points", 2)
     rng = np.random.default_rng(seed)
@@ -220,6 +299,15 @@ def check_model(model: SequenceModel, points: int = 6, *, seed: int = 0) -> None
         changed[:, : half + 1],
         f"the prediction {{}} when tokens after it change; the model must be causal, and {_LAYOUT}",
     )
+    queries = torch.stack([X[:, -1], X[:, 0]], dim=1)
+    with torch.no_grad():
+        both = model.read_out(model.query_states(X[:, :-1], y[:, :-1], queries)[-1])
+    _require_equal(
+        last[:, -1],
+        both[:, 0],
+        "the prediction for a query {} when another query is asked beside it; queries must not see "
+        "each other",
+    )
 
 
 def checked_states(model: SequenceModel, X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -247,6 +335,18 @@ def checked_states(model: SequenceModel, X: torch.Tensor, y: torch.Tensor) -> to
             f"size of the prompts."
         )
     return states
+
+
+def _one_number(readout: nn.Module, states: torch.Tensor) -> torch.Tensor:
+    """Predictions (...) of a read-out from states (..., width)."""
+    predictions = readout(states)
+    if predictions.shape != (*states.shape[:-1], 1):
+        raise InvalidInput(
+            f"the read-out returned shape {tuple(predictions.shape)} for hidden states "
+            f"{tuple(states.shape)}; it must return one number a state, "
+            f"{(*states.shape[:-1], 1)}."
+        )
+    return predictions[..., 0]
 
 
 def _one_each(found: torch.Tensor, y: torch.Tensor, name: str) -> torch.Tensor:

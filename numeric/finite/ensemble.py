@@ -52,7 +52,8 @@ def train_many(
         seed see the same prompts.
     The other arguments are those of `train`, and every run is what `train` gives, up to rounding.
 
-    Returns a `TrainingRun` a model, in order. Errors: as `train`; `TrainingDiverged` names the model.
+    Returns a `TrainingRun` a model, in order. Ctrl-C raises `numeric.Interrupted`, whose `partial` has
+    the runs so far by their place in `models`; the models keep their weights. Errors: as `train`; `TrainingDiverged` names the model.
 
     >>> import icltheory as icl
     >>> from numeric.finite.models import SoftmaxAttention
@@ -96,9 +97,11 @@ def train_many(
         key = (type(model), config, shapes, settings[i]["prompt_length"])
         groups.setdefault(key, []).append(i)
     runs: dict[int, TrainingRun] = {}
-    with progress_bar(shared["steps"] * len(groups), 0, progress) as bar:
+    with progress_bar(
+        shared["steps"] * len(groups), 0, progress, partial=lambda: runs or None
+    ) as bar:
         for members in groups.values():
-            runs.update(_train_group(models, arrays, settings, members, bar))
+            _train_group(models, arrays, settings, members, bar, runs)
     return [runs[i] for i in range(len(models))]
 
 
@@ -108,8 +111,10 @@ def _train_group(
     settings: list[dict[str, Any]],
     members: list[int],
     bar: Any,
-) -> dict[int, TrainingRun]:
-    """Train models of equal shape as one batched module; writes the weights back at the end."""
+    runs: dict[int, TrainingRun],
+) -> None:
+    """Train models of equal shape as one batched module; in the end, also on Ctrl-C, writes the
+    weights back and adds the runs to `runs`."""
     chosen = [models[i] for i in members]
     stacked, buffers = torch.func.stack_module_state(chosen)
     shared = settings[members[0]]
@@ -152,4 +157,5 @@ def _train_group(
             pass
     finally:
         history.write_back()
-    return {i: history.run(j, settings[i]) for j, i in enumerate(members)}
+        if history.loss:
+            runs.update({i: history.run(j, settings[i]) for j, i in enumerate(members)})

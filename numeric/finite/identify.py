@@ -28,6 +28,7 @@ from numeric.finite.layer_readers import reader_of
 from numeric.finite.verdict import Standing, remaining, verdict
 from numeric.model_weights import off_span
 from numeric.montecarlo import Seed, child_seed, seed_sequence
+from numeric.progress import progress_bar
 from numeric.similarity import Similarity, similarity_of_errors
 from numeric.solvers import run_solvers
 
@@ -52,6 +53,7 @@ def identify(
     filter_prefix: int | None = None,
     bins: int = 8,
     bootstrap: int = 1000,
+    progress: bool | None = None,
 ) -> Identification:
     """Hold every layer of a model against families of solvers.
 
@@ -74,6 +76,8 @@ def identify(
     filter_prefix: examples for the effective filter, one of the prefixes; `None` is near 3 d/2, where
         small eigenvalues exist and all directions are seen. bins: of its eigenvalues.
     bootstrap: resampled sets of prompts for intervals and standard errors.
+    progress: True or False for the bar; `None` shows it on a terminal and in a notebook. A part of the
+        comparison decides nothing, so Ctrl-C leaves no result.
 
     Errors: `InvalidInput` for a model that returns another shape or NaN, is not deterministic, or
     reads other tokens, and for sizes that it cannot take.
@@ -122,10 +126,12 @@ def identify(
     )
     with_errors = len(counts) > 1 and (arrays.noise_var > 0 or counts[0] < arrays.dim)
     options = {"bootstrap": draws, "seed": child_seed(root, 2)}
-    compared = [
-        _Compared.of(measured, family, ~layers.uninformative, with_errors, options)
-        for family in known
-    ]
+    compared = []
+    with progress_bar(len(known), 0, progress, "identify", unit=" families") as bar:
+        for family in known:
+            informative = ~layers.uninformative
+            compared.append(_Compared.of(measured, family, informative, with_errors, options))
+            bar.update()
     layers = replace(
         layers,
         half_point=own.half_point,

@@ -233,6 +233,7 @@ class LinearAttention(nn.Module):
     """Linear attention (1/n) sum_i y_i x_q' A x_i with a full matrix `A` (dim, dim).
 
     `centered=True` subtracts the prompt means of x and y and divides by n - 1 (needs n >= 2).
+    score_std: standard deviation of the entries that `A` starts with.
 
     >>> LinearAttention(dim=2).config
     {'dim': 2, 'centered': False}

@@ -1,8 +1,8 @@
 """Linear read-outs of every layer of a sequence model, in closed form and all layers at once.
 
 A layer's read-out is the regularised least-squares map from its hidden states to the labels: the
-minimiser that Fu et al. (arXiv 2310.17086) approach by 500,001 Adam steps a layer. Source: the
-chapter on solvers, Section 4.3. Exported: `Readouts`, `fit_readouts`.
+minimiser that Fu et al. (arXiv 2310.17086) approach by 500,001 Adam steps a layer. Source: derived
+here. Exported: `Readouts`, `fit_readouts`.
 """
 
 from __future__ import annotations

@@ -11,11 +11,9 @@ Exported: `train`, `TrainingRun`; the loop serves
 from __future__ import annotations
 
 import hashlib
-import html
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,8 @@ from numeric.arrays import SCENARIOS, TaskArrays, finite, positive_integers, tas
 from numeric.finite.averaged import AveragedRisk, LabelAveragedRisk
 from numeric.finite.checkpoint import check_fits, read, save
 from numeric.finite.curriculum import Curriculum
+from numeric.finite.training_run import WINDOW
+from numeric.finite.training_run import TrainingRun as TrainingRun
 from numeric.finite.transformer import SequenceModel
 from numeric.montecarlo import child_seed, sample_prompts, seed_sequence
 from numeric.progress import progress_bar as progress_bar
@@ -38,55 +38,6 @@ _SCHEDULES = ("cosine", "constant")
 DIVERGED = 1e3  # times the risk of predicting zero
 _TRAINING_BRANCH = 0  # validate uses the prompt lengths, from 1, as keys
 SEQUENCE_RATE = 1e-3
-_WINDOW = 100  # steps over which the shown loss is averaged
-
-
-@dataclass(frozen=True, eq=False)
-class TrainingRun:
-    """A finished training: the trained model (changed in place), the loss at every step, settings.
-
-    With `record_every` = r, `trajectory` holds every parameter by its name, shape (records, ...), at
-    the steps `recorded_steps` = 0, r, 2 r, ...
-    """
-
-    model: nn.Module
-    loss: np.ndarray
-    settings: dict[str, Any] = field(repr=False)
-    trajectory: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
-
-    @property
-    def recorded_steps(self) -> np.ndarray:
-        """The steps at which `trajectory` was recorded; 0 is the start."""
-        records = len(next(iter(self.trajectory.values()), ()))
-        return self.settings["record_every"] * np.arange(records)
-
-    @property
-    def smoothed_loss(self) -> np.ndarray:
-        """Running mean of the loss over up to 100 steps."""
-        sums = np.cumsum(self.loss)
-        lagged = np.concatenate([np.zeros(_WINDOW), sums])[: len(sums)]
-        return (sums - lagged) / np.minimum(np.arange(1, len(sums) + 1), _WINDOW)
-
-    def plot(self, ax: Any = None) -> Any:
-        """Loss and its running mean against the step; returns the axes."""
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots()[1]
-        steps = np.arange(1, len(self.loss) + 1)
-        ax.plot(steps, self.loss, color="0.8", lw=0.8, label="batch")
-        ax.plot(steps, self.smoothed_loss, color="C0", label=f"mean of {_WINDOW} steps")
-        ax.set(xlabel="step", ylabel="squared error", yscale="log")
-        ax.legend()
-        return ax
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
-
-    def __str__(self) -> str:
-        shown = ", ".join(f"{key}={value}" for key, value in self.settings.items())
-        final = f"{self.smoothed_loss[-1]:.4g}" if len(self.loss) else "none"
-        return f"{type(self.model).__name__}: {len(self.loss)} steps, loss {final} ({shown})"
 
 
 def train(
@@ -138,7 +89,8 @@ def train(
         the weights that `model` starts with (or be those of the file already).
     resume: False starts anew and overwrites the checkpoint.
 
-    Returns a `TrainingRun`. Errors: `InvalidInput`, `CheckpointError`, and `TrainingDiverged` when
+    Returns a `TrainingRun`. Ctrl-C raises `numeric.Interrupted`, whose `partial` is the run up to
+    there; the model keeps its weights. Errors: `InvalidInput`, `CheckpointError`, and `TrainingDiverged` when
     the loss is not finite or 1000 times the risk of predicting zero; the last checkpoint stays.
 
     >>> import icltheory as icl
@@ -231,7 +183,11 @@ def train_on(
 
     write()  # a place or a model that cannot be saved is refused before the work is done
     limits = np.array([limit])
-    with progress_bar(settings["steps"], len(history.loss), progress) as bar:
+
+    def finished() -> TrainingRun | None:
+        return history.run(0, settings) if history.loss else None
+
+    with progress_bar(settings["steps"], len(history.loss), progress, partial=finished) as bar:
         try:
             for done in descend(engine, losses, settings, history, limits, bar):
                 if done % every == 0:
@@ -332,8 +288,8 @@ def descend(
             history.record()
         history.whole = True
         bar.update()
-        if len(history.loss) % _WINDOW == 0:
-            bar.set_postfix(loss=f"{np.mean(history.loss[-_WINDOW:]):.4g}")
+        if len(history.loss) % WINDOW == 0:
+            bar.set_postfix(loss=f"{np.mean(history.loss[-WINDOW:]):.4g}", refresh=False)
         yield step + 1
 
 

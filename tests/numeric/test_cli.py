@@ -1,6 +1,7 @@
 """The command line: outputs, exit statuses, and refusals in one line."""
 
 import csv
+import io
 import os
 import signal
 import subprocess
@@ -316,15 +317,32 @@ def test_the_terminal_shows_a_line_a_running_claim():
             pass
 
     stream = Terminal()
-    with Display(stream) as display:
+    with Display(stream, 4) as display:
         display.show(runner.Event("alpha", "training", 0.5))
         display.show(runner.Event("beta", "quadrature", 0.0))
-        assert "alpha  [######......]  50%  0 s  training\n" in stream.text
-        assert display.drawn == 2
+        assert "alpha  [######......]  50%  0 s, about 0 s left  training\n" in stream.text
+        assert "beta  [............]   0%  0 s  quadrature\n" in stream.text
+        assert "0 of 4 claims finished  0 s\n" in stream.text
+        assert display.drawn == 3
         display.show(runner.Event("alpha", "", outcome=runner.Outcome("alpha", error="x")))
-        assert "\x1b[2F\x1b[Jalpha: error\n" in stream.text
-        assert display.drawn == 1
-    assert stream.text.endswith("\x1b[1F\x1b[J")
+        assert "\x1b[3F\x1b[Jalpha: error\n" in stream.text
+        assert "1 of 4 claims finished  0 s, about 0 s left\n" in stream.text
+        assert display.drawn == 2
+    assert stream.text.endswith("\x1b[2F\x1b[J")
+
+
+def test_the_time_left_is_that_of_the_claims_that_were_computed(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("numeric.display.time.monotonic", lambda: now[0])
+    display = Display(io.StringIO(), 4)
+    display.live = True
+    display.show(runner.Event("kept", "", outcome=runner.Outcome("kept", error="x", reused=True)))
+    display.show(runner.Event("alpha", "", 0.0))
+    now[0] = 60.0
+    display.show(runner.Event("alpha", "", outcome=runner.Outcome("alpha", error="x")))
+    display.show(runner.Event("beta", "", 0.5))
+    # 1.5 of the 3 claims that were not kept are done.
+    assert display._whole() == "2 of 4 claims finished  1 min 00 s, about 1 min 00 s left"
 
 
 SCRIPT = """

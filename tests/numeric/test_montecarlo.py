@@ -333,7 +333,7 @@ def test_progress_goes_to_standard_error(capsys):
     _risk(progress=True, batch=1000)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "3/3" in captured.err
+    assert "3000/3000" in captured.err
 
 
 # -- bad input -----------------------------------------------------------------------------------

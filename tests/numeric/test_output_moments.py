@@ -94,6 +94,15 @@ def test_whole_tokens_with_a_singular_covariance_and_values():
     assert_close(exact.mean, matrix @ plain.mean, 1e-12)
 
 
+def test_simulated_error_of_other_laws():
+    # Two signs: both +1, both -1, or one of each, which reads tanh u.
+    limit = math.tanh(0.7)
+    exact = ((1 - limit) ** 2 + (1 + limit) ** 2) / 4
+    sample = numeric.simulated_error(icl.Rademacher(dim=1), [0.7], 2, prompts=300_000, seed=6)
+    assert abs(sample.value - exact) < 5 * sample.standard_error < 0.02 * exact
+    assert abs(sample.value - WRONG * exact) > 5 * sample.standard_error
+
+
 @pytest.mark.parametrize("length", [1, 7, 1e4])
 def test_identities_of_the_moments(length):
     rng = np.random.default_rng(5)

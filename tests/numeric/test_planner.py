@@ -111,6 +111,9 @@ def test_formulas_of_winners(signs):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"budget": 10**40}, "at most"),
+        ({"n": 10**40}, "at most"),
+        ({"noise_std": 1e300}, "astronomical"),
         ({"budget": 0}, "buys nothing"),
         ({"budget": -3}, "buys nothing"),
         ({"budget": 0.5}, "buys nothing"),

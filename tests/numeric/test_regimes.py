@@ -440,3 +440,24 @@ def test_feature_expansion_needs_a_prompt():
     found = numeric.feature_expansion(icl.Rademacher(dim=2), [1, 1], 0.5, 2.0)
     with pytest.raises(InvalidInput, match="at least 1"):
         found.risk(0)
+
+
+def test_simulated_risk_of_a_head_on_features_of_any_law():
+    cov, A, b, length = (
+        np.array([[1, 0.3], [0.3, 0.8]]),
+        np.array([[0.5, 0.1], [-0.2, 0.4]]),
+        1.2,
+        12,
+    )
+    task = icl.LinearRegression(dim=2, noise_var=0.25, feature_cov=cov)
+    law = icl.Gaussian([0, 0], cov)
+    exact = float(numeric.block_risk(task, A, b, length))
+    sample = numeric.simulate_feature_risk(
+        law, A, b, length, coef_cov=0.5, noise_var=0.25, prompts=100_000, seed=1
+    )
+    assert abs(sample.value - exact) < 5 * sample.standard_error < 0.02 * exact
+    assert abs(sample.value - 1.03 * exact) > 5 * sample.standard_error
+    with pytest.raises(InvalidInput, match="pass a token law"):
+        numeric.simulate_feature_risk(task, A, b, length)
+    with pytest.raises(InvalidInput, match="a variance is at least 0"):
+        numeric.simulate_feature_risk(law, A, b, length, noise_var=-1)

@@ -4,6 +4,7 @@ import re
 from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ import icltheory as icl
 from icltheory.errors import InvalidInput
 from icltheory.symbols import d, lam, noise_var, t
 from numeric.claims.runner import Outcome, load_claims, run
-from numeric.report import build, formula_mathml
+from numeric.findings import FINDINGS
+from numeric.mathml import formula_mathml, prose_html, prose_latex
+from numeric.report import build, claim_latex
+from numeric.report_overview import overview
 
 VOID = {"meta", "br", "hr", "img", "link"}
 
@@ -97,6 +101,10 @@ def test_everything_asked_for_is_on_the_page(made, tmp_path):
     text = build(*made, tmp_path / "report.html").read_text()
     shown = Page(text).text
     assert "1 of 5 claims confirmed, effort: quick" in shown
+    # The tile of the paper counts all verdicts and the rows of three results.
+    for fact in ("1 confirmed", "1 refuted", "1 undecided", "1 error", "1 not run"):
+        assert fact in shown
+    assert "rows not testable this way" in shown
     for verdict in ("confirmed", "refuted", "undecided", "error", "not run"):
         assert f">{verdict}</span>" in text
     for piece in (
@@ -160,3 +168,84 @@ def test_a_place_that_cannot_be_written_is_refused(made, tmp_path):
     Path(tmp_path, "report.html").mkdir()
     with pytest.raises(InvalidInput, match="cannot be written"):
         build(*made, tmp_path / "report.html")
+
+
+def test_the_statement_is_there_as_latex(made, tmp_path):
+    outcomes, claims = made
+    claim = replace(claims["first"], statement="The risk falls like n^{-1/2}, by 5 %.")
+    source = claim_latex(claim, claim.formulas())
+    assert source.startswith(r"\paragraph{")
+    assert r"falls like $n^{-1/2}$, by 5 \%." in source
+    assert source.count(r"\begin{equation}") == source.count(r"\end{equation}") > 0
+    page = build(outcomes, {**claims, "first": claim}, tmp_path / "r.html").read_text()
+    assert r"falls like $n^{-1/2}$" in Page(page).text
+    assert "falls like n<sup>−1/2</sup>" in page
+
+
+@pytest.mark.parametrize(
+    ("text", "html", "latex"),
+    [
+        ("plain words_with_bars", "plain words_with_bars", r"plain words\_with\_bars"),
+        ("S^-1 <= w*", "S<sup>−1</sup> ≤ w*", r"$S^{-1}$ $\le$ w*"),
+        ("((n - d)/2)^2", "((n - d)/2)<sup>2</sup>", r"((n - d)/2)$^{2}$"),
+        (
+            "n^(-c2/sigma^2)",
+            "n<sup>−c2/σ<sup>2</sup></sup>",
+            r"$n^{-c2/\sigma^2}$",
+        ),
+        ("a <b> & tau", "a &lt;b&gt; &amp; τ", r"a <b> \& $\tau$"),
+    ],
+)
+def test_mathematics_in_running_text(text, html, latex):
+    assert prose_html(text) == html
+    assert prose_latex(text) == latex
+
+
+def test_every_statement_of_a_claim_is_valid_html_and_balanced_latex():
+    for claim in load_claims().values():
+        for text in (claim.statement, claim.title):
+            Page(prose_html(text))
+            latex = prose_latex(text)
+            assert latex.count("$") % 2 == 0
+            assert latex.count("{") == latex.count("}")
+            assert "^" not in re.sub(r"\$[^$]*\$", "", latex)
+
+
+def test_findings_belong_to_claims_and_say_something():
+    claims = load_claims()
+    assert {claims[finding.claim].paper for finding in FINDINGS} == {
+        claim.paper for claim in claims.values()
+    }
+    assert len({(f.claim, f.published) for f in FINDINGS}) == len(FINDINGS)
+    for finding in FINDINGS:
+        assert finding.published.endswith(".")
+        assert finding.found.endswith(".")
+
+
+def test_findings_are_listed_with_the_verdict_of_their_claim():
+    claims = load_claims()
+    text = overview({name: Outcome(name) for name in claims}, claims)
+    listed = text[text.index("<h2>Audit findings") : text.index("<h2>Claims")]
+    assert listed.count("<li>") == listed.count("not run") == len(FINDINGS)
+    for name, finding in ((f.claim, f) for f in FINDINGS):
+        assert f'href="#{name}"' in listed
+        assert prose_html(finding.found) in listed
+
+
+def test_headings_are_in_order(made, tmp_path):
+    text = build(*made, tmp_path / "report.html").read_text()
+    levels = [int(level) for level in re.findall(r"<h([1-6])", text)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in pairwise(levels))
+
+
+def test_long_tables_that_pass_are_folded(made, tmp_path):
+    outcomes, claims = made
+    part = outcomes["first"].result.parts[0]
+    long = replace(part, comparison=type(part.comparison)(part.comparison.rows * 10))
+    result = replace(outcomes["first"].result, parts=(long,))
+    outcomes = {**outcomes, "first": replace(outcomes["first"], result=result)}
+    text = build(outcomes, claims, tmp_path / "report.html").read_text()
+    assert text.count("<summary>All 20 rows</summary>") == 1
+    assert "20 of 20 rows agree" in Page(text).text

@@ -10,7 +10,13 @@ from torch import nn
 import icltheory as icl
 from icltheory.errors import InvalidInput
 from numeric import finite
-from numeric.finite.adapters import CallableModel, EmbeddingModel, check_model, checked_states
+from numeric.finite.adapters import (
+    CallableModel,
+    EmbeddingModel,
+    QueryModel,
+    check_model,
+    checked_states,
+)
 
 DIM, WIDTH, POINTS = 3, 8, 6
 
@@ -154,6 +160,82 @@ def test_backbones_that_do_not_fit_are_refused():
 
 
 # -- functions -------------------------------------------------------------------------------------
+
+
+class PairModel(nn.Module):
+    """One token an example, no causal mask; queries see the examples, and each other if told to."""
+
+    def __init__(self, apart=True):
+        super().__init__()
+        self.embed, self.head = nn.Linear(DIM + 1, WIDTH), nn.Linear(WIDTH, 1)
+        self.block = nn.TransformerEncoderLayer(WIDTH, 2, 16, dropout=0.0, batch_first=True)
+        self.apart = apart
+
+    def states(self, X, y, queries):
+        n, count = X.shape[1], queries.shape[1]
+        asked = self.embed(nn.functional.pad(queries, (0, 1)))
+        tokens = torch.cat([self.embed(torch.cat([X, y[..., None]], -1)), asked], 1)
+        mask = torch.zeros(n + count, n + count, dtype=torch.bool)
+        if self.apart:
+            mask[:, n:] = True
+            mask.fill_diagonal_(False)
+        return asked, self.block(tokens, src_mask=mask)[:, n:]
+
+
+def test_a_model_of_examples_and_queries():
+    backbone = PairModel()
+    model = QueryModel(backbone.states, backbone.head, DIM).eval()
+    check_model(model)
+    X, y = prompts()
+    assert {id(p) for p in backbone.parameters()} <= {id(p) for p in model.parameters()}
+    with torch.no_grad():
+        states, every = model.hidden_states(X, y), model.predict_all(X, y)
+        last = model(X[:, :-1], y[:, :-1], X[:, -1])
+        queries = X[:, [2, 5, 0]]
+        several = model.query_states(X[:, :4], y[:, :4], queries)
+        default = finite.SequenceModel.query_states(model, X[:, :4], y[:, :4], queries)
+        by_hand = backbone.states(X[:, :3].float(), y[:, :3].float(), X[:, 3:4].float())
+    assert states.shape == (2, 4, POINTS, WIDTH)
+    torch.testing.assert_close(every[:, -1], last)
+    torch.testing.assert_close(several, default, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(states[1, :, 3], by_hand[1][:, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_models_of_examples_and_queries_that_do_not_fit():
+    with pytest.raises(InvalidInput, match="queries must not see each other"):
+        together = PairModel(apart=False)
+        check_model(QueryModel(together.states, together.head, DIM).eval())
+    backbone = PairModel().eval()
+    with pytest.raises(InvalidInput, match="pass a callable"):
+        QueryModel(None, backbone.head, DIM)
+    with pytest.raises(InvalidInput, match=r"pass a torch module such as nn\.Linear"):
+        QueryModel(backbone.states, lambda s: s, DIM)
+    for states in (
+        lambda X, y, queries: queries,
+        lambda X, y, queries: [queries],
+        lambda X, y, queries: [queries, queries[:, :, :1]],
+        lambda X, y, queries: [X, X],
+        lambda X, y, queries: None,
+    ):
+        with pytest.raises(InvalidInput, match="the embedded input and one a layer"):
+            QueryModel(states, nn.Identity(), DIM)(*prompts(), prompts()[0][:, 0])
+
+
+def test_identify_names_descent_in_another_layout():
+    def descent(X, y, queries):
+        w, states = torch.zeros_like(queries[:, 0]), [torch.zeros_like(queries[..., :1])]
+        for _ in range(3):
+            residual = y - torch.einsum("bni,bi->bn", X, w)
+            w = w + 0.05 * torch.einsum("bni,bn->bi", X, residual)
+            states.append(torch.einsum("bti,bi->bt", queries, w)[..., None])
+        return states
+
+    model = QueryModel(descent, nn.Identity(), DIM)
+    found = finite.identify(
+        model, icl.LinearRegression(dim=DIM), 6, prompts=40, readout="own", bootstrap=100
+    )
+    assert found.solver == "gradient descent"
+    np.testing.assert_array_equal(found.steps, [1, 2, 3])
 
 
 def test_functions_of_one_prefix():

@@ -149,7 +149,9 @@ def test_nothing_global_changes():
 def test_run_shows_itself():
     run = finite.train(finite.SoftmaxAttention(3), TASK, schedule="constant", **FEW)
     assert "SoftmaxAttention: 60 steps" in str(run)
-    assert "schedule=constant" in run._repr_html_()
+    page = run._repr_html_()
+    assert "<td>schedule</td><td>constant</td>" in page
+    assert page.count("<svg") == 1
     expected = [run.loss[max(0, i - 99) : i + 1].mean() for i in range(60)]
     assert run.smoothed_loss == pytest.approx(expected)
     axes = run.plot()
