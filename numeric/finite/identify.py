@@ -59,9 +59,9 @@ def identify(
 
     Parameters
     ----------
-    model: `finite.SequenceModel` (`finite.EmbeddingModel` wraps GPT-2 style ones), looked at layer by
-        layer; or a callable (X (B, n, d), y (B, n), query (B, d)) -> (B,) as in `numeric.validate`,
-        which counts as one layer. In evaluation mode.
+    model: `finite.SequenceModel` (`finite.EmbeddingModel` wraps GPT-2 style ones, `finite.QueryModel`
+        those with other tokens), looked at layer by layer; or a callable (X (B, n, d), y (B, n),
+        query (B, d)) -> (B,) as in `numeric.validate`, which counts as one layer. In evaluation mode.
     task, prompt_length: what the model was trained on; features N(0, Sigma), any coefficients.
     prompts: evaluated on, at least 20. seed: of everything that is drawn.
     families: mapping of names to (solver, steps) in place of `numeric.families.solver_families`:

@@ -202,9 +202,10 @@ def test_a_model_of_examples_and_queries():
 
 
 def test_models_of_examples_and_queries_that_do_not_fit():
+    together = PairModel(apart=False)
+    model = QueryModel(together.states, together.head, DIM).eval()
     with pytest.raises(InvalidInput, match="queries must not see each other"):
-        together = PairModel(apart=False)
-        check_model(QueryModel(together.states, together.head, DIM).eval())
+        check_model(model)
     backbone = PairModel().eval()
     with pytest.raises(InvalidInput, match="pass a callable"):
         QueryModel(None, backbone.head, DIM)
