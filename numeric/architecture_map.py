@@ -8,8 +8,10 @@ prior mean adds the prediction by the prior alone, f = theta_0.x_q. Exported: `a
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,8 @@ from icltheory.attention import Attention, SoftmaxAttention
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
 from numeric.arrays import finite, positive_integers, task_arrays
-from numeric.plot import COLORS, SideBySide, label_log_axis, sheet, styled
+from numeric.plot import SideBySide, save
+from numeric.plot_style import COLORS, label_log_axis, sheet, styled
 from numeric.risk import optimal_risk
 
 PRIOR = "prior alone"
@@ -67,6 +70,10 @@ class ArchitectureMap:
     def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
         """What a notebook shows: the map above its caption."""
         return SideBySide(self)._repr_png_()
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write .png, .svg or .pdf, as `numeric.Figure.save`; returns the path."""
+        return save(self, path)
 
     def draw(self, ax: Any = None) -> Any:
         """Regions of the best architecture with lines of equal advantage; returns the axes.

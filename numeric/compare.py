@@ -9,14 +9,16 @@ standard error is "not testable this way" and neither passes nor fails. Exported
 
 from __future__ import annotations
 
-import html
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from icltheory import checks
 from icltheory.errors import InvalidInput
+from numeric.plot import Figure
+from numeric.table_figures import comparison_figure
+from numeric.tables import cell_text, html_table, text_table
 
 AGREES = "agrees"
 DEVIATES = "deviates"
@@ -275,89 +277,18 @@ class Comparison:
     def _setting_keys(self) -> list[str]:
         return list(dict.fromkeys(key for row in self.rows for key in row.setting))
 
+    @property
+    def figure(self) -> Figure:
+        """Predictions as lines, estimates as points over the first numeric setting that varies."""
+        return comparison_figure(self.rows)
+
     def plot(self, ax: Any = None, x: str | None = None) -> Any:
         """Predictions as lines and estimates as points over the setting `x`; returns the axes.
 
-        Error bars are one standard error. `x` defaults to the first numeric setting that varies;
-        rows that differ in another setting become series of their own. Needs matplotlib.
+        Error bars are one standard error. `ax`: as in `numeric.draw`. `x`: `None` is the first numeric
+        setting that varies; rows that differ in another setting become series of their own.
         """
-        x = self._varying_key() if x is None else x
-        series: dict[tuple, list[Row]] = {}
-        for row in self.rows:
-            if not _is_number(row.setting.get(x)):
-                raise InvalidInput(
-                    f"setting {x!r} is not a number in every row; "
-                    f"plot over one of {self._numeric_keys()}."
-                )
-            rest = tuple((k, v) for k, v in row.setting.items() if k != x)
-            series.setdefault(rest, []).append(row)
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots()[1]
-        for number, (rest, rows) in enumerate(series.items()):
-            rows = sorted(rows, key=lambda row: row.setting[x])
-            label = ", ".join(f"{k} = {cell_text(v)}" for k, v in rest) if len(series) > 1 else ""
-            suffix = f" ({label})" if label else ""
-            places, color = [row.setting[x] for row in rows], f"C{number % 10}"
-            errors = [row.standard_error if row.testable else 0.0 for row in rows]
-            ax.plot(places, [r.prediction for r in rows], color=color, label="prediction" + suffix)
-            ax.errorbar(
-                places,
-                [r.estimate for r in rows],
-                yerr=errors,
-                fmt="o",
-                capsize=2,
-                color=color,
-                label="estimate" + suffix,
-            )
-        ax.set_xlabel(x)
-        ax.set_ylabel("prediction and estimate")
-        ax.legend()
-        return ax
-
-    def _numeric_keys(self) -> list[str]:
-        return [
-            key
-            for key in self._setting_keys()
-            if all(_is_number(row.setting.get(key)) for row in self.rows)
-        ]
-
-    def _varying_key(self) -> str:
-        keys = self._numeric_keys()
-        varying = [key for key in keys if len({row.setting[key] for row in self.rows}) > 1]
-        if not keys:
-            raise InvalidInput(
-                "no setting is a number in every row, so there is nothing to plot over."
-            )
-        return (varying or keys)[0]
-
-
-# -- tables ----------------------------------------------------------------------------------------
-
-
-def text_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Cells in aligned columns: numbers to the right, and the last column, a verdict, to the left."""
-    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
-    lines = []
-    for cells in (header, *body):
-        padded = [c.rjust(w) for c, w in zip(cells[:-1], widths[:-1], strict=True)]
-        lines.append("  ".join([*padded, cells[-1]]))
-    return "\n".join(lines)
-
-
-def html_table(
-    header: Sequence[str], body: Sequence[Sequence[str]], colors: Sequence[str] = ()
-) -> str:
-    """Cells as an HTML table; `colors` are those of the last column, a verdict, row by row."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    last = [f' style="color:{color}"' if color else "" for color in colors] or [""] * len(body)
-    lines = ""
-    for cells, style in zip(body, last, strict=True):
-        *front, end = (html.escape(cell) for cell in cells)
-        lines += "<tr>" + "".join(f"<td>{cell}</td>" for cell in front)
-        lines += f"<td{style}>{end}</td></tr>"
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+        return comparison_figure(self.rows, x).draw(ax)
 
 
 # -- cells and numbers -----------------------------------------------------------------------------
@@ -408,14 +339,3 @@ def _plain(value: Any) -> Any:
     if getattr(value, "is_Integer", False):
         return int(value)
     return float(value) if getattr(value, "is_Number", False) else str(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def cell_text(value: Any) -> str:
-    """A setting or a number as a cell of a table."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "none" if value is None else str(value)

@@ -23,6 +23,7 @@ from icltheory.errors import InvalidInput, TrainingDiverged
 from icltheory.flow import Flow
 from numeric.arrays import finite, number
 from numeric.compile import compile
+from numeric.plot import Figure, Series
 
 METHODS = ("auto", "DOP853", "RK45", "LSODA", "Radau", "BDF")
 _BUDGET = 40_000  # velocity evaluations of an explicit method before "auto" turns to LSODA
@@ -95,6 +96,19 @@ class FlowSolution:
         slow = rate < slowness * rate.max()
         edges = np.flatnonzero(np.diff(np.concatenate([[False], slow, [False]]).astype(int)))
         return [(float(grid[a]), float(grid[b - 1])) for a, b in edges.reshape(-1, 2)]
+
+    @property
+    def figure(self) -> Figure:
+        """The risk against the time."""
+        risk = self.values["risk"]
+        line = Series("risk", self.times, risk)
+        caption = f"Gradient flow, integrated by {self.method}."
+        log = bool(risk.min() > 0)
+        return Figure("Gradient flow", "time t", "risk", caption, (line,), (), False, log)
+
+    def plot(self, ax: Any = None) -> Any:
+        """The risk against the time (`figure`); returns the axes. `ax`: as in `numeric.draw`."""
+        return self.figure.draw(ax)
 
     def __repr__(self) -> str:
         risk = self.values["risk"]

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from icltheory.errors import InvalidInput, OutOfDomain
-from numeric.arrays import finite, number
+from numeric.arrays import finite, positive
 from numeric.eigenbasis import checked_prompts
+from numeric.plot import Figure, Series
 
 
 def online_weights(
@@ -41,10 +42,7 @@ def online_weights(
         sizes = np.einsum("bij,bij->bi", X, X)
         rates = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
     else:
-        rate = number(step_size, "step_size")
-        if rate <= 0:
-            raise InvalidInput(f"step_size = {rate:g} is not positive; pass for example 1/(d + 2).")
-        rates = np.full(y.shape, rate)
+        rates = np.full(y.shape, positive(step_size, "step_size", "0.05"))
     start = np.zeros(dim) if w0 is None else finite(w0, "w0")
     if start.shape not in ((dim,), (prompts, dim)):
         raise InvalidInput(
@@ -75,6 +73,23 @@ class ForgettingCurve:
 
     mean: np.ndarray
     standard_error: np.ndarray
+
+    @property
+    def figure(self) -> Figure:
+        """The error on every example against its position."""
+        rows = zip(np.atleast_2d(self.mean), np.atleast_2d(self.standard_error), strict=True)
+        several = self.mean.ndim > 1
+        points = [
+            Series(f"column {k + 1}" if several else "", range(1, y.size + 1), y, error, k)
+            for k, (y, error) in enumerate(rows)
+        ]
+        caption = "Squared error on the examples a method was given; points: one standard error."
+        title, name = "Forgetting", "position of the example"
+        return Figure(title, name, "squared error", caption, (), tuple(points), False, False)
+
+    def plot(self, ax: Any = None) -> Any:
+        """The error against the position (`figure`); returns the axes. `ax`: as in `numeric.draw`."""
+        return self.figure.draw(ax)
 
 
 def forgetting_curve(X: Any, weights: Any, coefficients: Any) -> ForgettingCurve:

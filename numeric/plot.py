@@ -1,10 +1,9 @@
 """Figures as data, and their drawing: theory as lines, measurements as points with error bars.
 
 A `Figure` is plain data, so that it can be stored with the numbers it shows; `draw` turns it into
-matplotlib axes, `to_svg` into SVG text for a web page, `save` into a file. In a notebook it shows
-itself with its caption, and `SideBySide` shows several in a row. Colours are those of Okabe & Ito
-(2008), which colour-blind readers tell apart. Exported: `Series`, `Figure`, `SideBySide`, `draw`,
-`sheet`, `styled`, `label_log_axis`, `to_png`, `to_svg`, `save`, `write_atomically`.
+matplotlib axes, `save` into a file, `to_svg` into SVG text for a web page. In a notebook it shows
+itself with its caption, and `SideBySide` shows several in a row. Exported: `Series`, `Figure`,
+`SideBySide`, `draw`, `to_png`, `to_svg`, `save`, `write_atomically`.
 """
 
 from __future__ import annotations
@@ -12,54 +11,36 @@ from __future__ import annotations
 import contextlib
 import html
 import io
+import math
 import os
 import re
 import textwrap
 import uuid
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from icltheory.errors import InvalidInput
+from numeric.plot_labels import PLACES, Entry, write_labels
+from numeric.plot_style import (
+    DPI,
+    INK,
+    PANEL,
+    SIZE,
+    color,
+    dashes,
+    label_log_axis,
+    marker,
+    sheet,
+    styled,
+)
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
-# Okabe & Ito without the yellow, which is too light for thin lines.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
-# A colour that nothing else has, so that `to_svg` can replace it by the colour of the page's text.
-_INK = "#1B1C1D"
-_STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": _INK,
-    "axes.grid": True,
-    "axes.labelcolor": _INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlecolor": _INK,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11.0,
-    "font.family": "sans-serif",
-    "font.size": 10.0,
-    "grid.alpha": 0.15,
-    "grid.color": _INK,
-    "grid.linewidth": 0.6,
-    "legend.fontsize": 9.0,
-    "legend.frameon": False,
-    "legend.labelcolor": _INK,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5.5,
-    "savefig.facecolor": "white",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "icltheory",
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
-_SIZE, _DPI = (6.4, 4.2), 160
-_PANEL = 5.2  # width in inches of one figure among several
+_BESIDE = 0.25  # from a whole number
 _LINE, _LETTERS = 12.5, 15.5  # points a line of a caption, letters an inch
 
 
@@ -67,8 +48,9 @@ _LINE, _LETTERS = 12.5, 15.5  # points a line of a caption, letters an inch
 class Series:
     """One curve or one set of points; `error` is one standard error a point, or empty.
 
-    Arrays and other sequences of numbers become tuples. Series that share `label`'s role share
-    `color`, an index into the colour cycle. Errors: `InvalidInput` for unequal lengths.
+    Arrays and other sequences of numbers become tuples. `color` is an index into the colour cycle;
+    points have that of their line. If the first points alone have a label, it is that of all points.
+    Errors: `InvalidInput` for unequal lengths.
 
     >>> import numpy as np
     >>> Series("risk", np.array([10, 20]), [0.5, 0.25])
@@ -80,6 +62,10 @@ class Series:
     y: tuple[float, ...]
     error: tuple[float, ...] = ()
     color: int = 0
+
+    if TYPE_CHECKING:  # what may be given, other than what is kept
+
+        def __init__(self, label: str, x: Any, y: Any, error: Any = (), color: int = 0) -> None: ...
 
     def __post_init__(self) -> None:
         for name in ("x", "y", "error"):
@@ -93,7 +79,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: lines (theory), points (measured), axis labels, and a caption that says what is seen."""
+    """A figure: lines (theory), points (measured), axis labels, and a caption that says what is seen.
+
+    labels: "direct" labels the lines beside their ends, "legend" makes a legend, "auto" labels directly
+    where the lines are few and their ends apart. Errors: `InvalidInput` for other `labels`.
+    """
 
     title: str
     xlabel: str
@@ -103,6 +93,29 @@ class Figure:
     points: tuple[Series, ...]
     logx: bool = True
     logy: bool = True
+    labels: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.labels not in PLACES:
+            raise InvalidInput(
+                f"labels = {self.labels!r} is not one of {', '.join(map(repr, PLACES))}."
+            )
+
+    def draw(self, ax: Any = None) -> Any:
+        """Draw into matplotlib axes, as `numeric.draw`; returns the axes."""
+        return draw(self, ax)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write .png, .svg or .pdf, complete or not at all, as `numeric.plot.save`; returns the path.
+
+        >>> import tempfile
+        >>> line = Series("predicted", (10, 100), (0.6, 0.15))
+        >>> figure = Figure("Risk", "prompt length n", "risk", "", (line,), ())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     figure.save(f"{folder}/risk.pdf").name
+        'risk.pdf'
+        """
+        return save(self, path)
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> Figure:
@@ -146,41 +159,35 @@ class SideBySide:
 
     def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
         """The picture, its width, and the titles and captions as its description."""
-        width = _SIZE[0] if len(self.figures) == 1 else _PANEL * len(self.figures)
-        columns = round(_LETTERS * (width / len(self.figures) - 0.8))
+        columns = round(_LETTERS * (self._width / len(self.figures) - 0.8))
         captions = [textwrap.fill(f.caption, columns) for f in self.figures]
         lines = max(text.count("\n") + 1 if text else 0 for text in captions)
-        axes = sheet((width, _SIZE[1] + lines * _LINE / 72), len(self.figures))
-        for figure, ax, caption in zip(self.figures, axes, captions, strict=True):
-            draw(figure, ax) if isinstance(figure, Figure) else figure.draw(ax)
+        axes = self._drawn(lines * _LINE / 72)
+        for ax, caption in zip(axes, captions, strict=True):
             if caption:
                 # Below the label of the x axis, at whatever size the axes get.
                 ax.annotate(
                     caption, (0, 0), (0, -38), "axes fraction", "offset points", size=9, va="top"
                 )
         told = " ".join(f"{f.title}. {f.caption}".strip() for f in self.figures)
-        return to_png(axes[0].figure), {"width": round(96 * width), "alt": told}
+        return to_png(axes[0].figure), {"width": round(96 * self._width), "alt": told}
 
+    def draw(self) -> list[Any]:
+        """The figures in a row without their captions; returns their axes."""
+        return self._drawn(0.0)
 
-def styled() -> Any:
-    """A context in which matplotlib has the style of this module."""
-    import matplotlib as mpl
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the row without its captions as .png, .svg or .pdf; returns the path."""
+        return save(self, path)
 
-    return mpl.rc_context(_STYLE)
+    @property
+    def _width(self) -> float:
+        return SIZE[0] if len(self.figures) == 1 else PANEL * len(self.figures)
 
-
-def sheet(size: tuple[float, float] = _SIZE, columns: int = 1) -> list[Any]:
-    """Axes in a row on a sheet of `size` inches, in the style of this module.
-
-    The sheet (`axes[0].figure`) is unknown to pyplot, so nothing has to be closed.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Sheet
-
-    with styled():
-        page = Sheet(figsize=size, layout="constrained")
-        FigureCanvasAgg(page)
-        return list(page.subplots(1, columns, squeeze=False)[0])
+    def _drawn(self, below: float) -> list[Any]:
+        """Axes of all figures, on a sheet with `below` inches for captions."""
+        axes = sheet((self._width, SIZE[1] + below), len(self.figures))
+        return [figure.draw(ax) for figure, ax in zip(self.figures, axes, strict=True)]
 
 
 def draw(figure: Figure, ax: Any = None) -> Any:
@@ -188,7 +195,7 @@ def draw(figure: Figure, ax: Any = None) -> Any:
 
     `ax` is any matplotlib axes; `None` makes a figure of its own (`ax.figure`), which pyplot does
     not know of, so nothing has to be closed. Error bars are one standard error. Lines of one colour
-    differ in their dashes, points in their markers as well. Needs matplotlib.
+    differ in their dashes, points in their markers as well. Labels: see `Figure`. Needs matplotlib.
 
     >>> line = Series("one head, predicted", (10.0, 100.0), (0.6, 0.15))
     >>> ax = draw(Figure("Risk", "prompt length n", "risk", "", (line,), ()))
@@ -203,34 +210,45 @@ def draw(figure: Figure, ax: Any = None) -> Any:
         ax.set_yscale("log" if figure.logy else "linear")
         if not figure.logx and _whole(figure):
             ax.xaxis.get_major_locator().set_params(integer=True)
-        seen: dict[int, int] = {}
-        for line in figure.lines:
-            dash = seen.get(line.color, 0)
-            seen[line.color] = dash + 1
-            style = _DASHES[dash % len(_DASHES)]
-            ax.plot(line.x, line.y, color=_color(line), linestyle=style, label=line.label)
-        for series in figure.points:
-            ax.errorbar(
-                series.x,
-                series.y,
-                yerr=series.error or None,
-                linestyle="none",
-                marker=_MARKERS[series.color % len(_MARKERS)],
-                color=_color(series),
-                # A rim in the colour of the paper keeps a point readable on top of its line.
-                markeredgecolor="white",
-                markeredgewidth=0.8,
-                capsize=3,
-                zorder=3,
-                label=series.label,
-            )
+        entries = [*_draw_lines(ax, figure.lines), *_draw_points(ax, figure.points)]
         ax.set(title=figure.title, xlabel=figure.xlabel, ylabel=figure.ylabel)
         for axis, log in ((ax.xaxis, figure.logx), (ax.yaxis, figure.logy)):
             if log:
                 label_log_axis(axis)
-        if any(series.label for series in (*figure.lines, *figure.points)):
-            ax.legend()
+        write_labels(ax, entries, figure.labels)
     return ax
+
+
+def _draw_lines(ax: Any, lines: tuple[Series, ...]) -> list[Entry]:
+    entries, seen = [], Counter[str]()
+    for line in lines:
+        hue = color(line.color)
+        style = dashes(seen[hue])
+        seen[hue] += 1
+        (artist,) = ax.plot(line.x, line.y, color=hue, linestyle=style, label=line.label)
+        entries.append(Entry(line.label, line.color, artist, line.x, line.y))
+    return entries
+
+
+def _draw_points(ax: Any, points: tuple[Series, ...]) -> list[Entry]:
+    entries = []
+    for series in points:
+        artist = ax.errorbar(
+            series.x,
+            series.y,
+            yerr=series.error or None,
+            linestyle="none",
+            marker=marker(series.color),
+            color=color(series.color),
+            # A rim in the colour of the paper keeps a point readable on top of its line.
+            markeredgecolor="white",
+            markeredgewidth=0.8,
+            capsize=3,
+            zorder=3,
+            label=series.label,
+        )
+        entries.append(Entry(series.label, series.color, artist, series.x, series.y, points=True))
+    return entries
 
 
 def to_png(page: Any) -> bytes:
@@ -239,7 +257,7 @@ def to_png(page: Any) -> bytes:
 
     drawn, small = io.BytesIO(), io.BytesIO()
     with styled():
-        page.savefig(drawn, format="png", dpi=_DPI)
+        page.savefig(drawn, format="png", dpi=DPI)
     Image.open(drawn).convert("RGB").quantize(256).save(small, format="png", optimize=True)
     return small.getvalue()
 
@@ -258,7 +276,7 @@ def to_svg(figure: Figure, prefix: str = "figure-") -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # Its own style sheet would otherwise hold for every SVG of the page.
     text = re.sub(r"<style\b.*?</style>", "", text, flags=re.DOTALL)
-    text = text.replace(_INK.lower(), "currentColor")
+    text = text.replace(INK.lower(), "currentColor")
     # A fixed size would not shrink on a phone; the view box keeps the proportions.
     head, rest = text.split(">", 1)
     head = re.sub(r'\s(width|height)="[^"]*"', "", head)
@@ -266,8 +284,11 @@ def to_svg(figure: Figure, prefix: str = "figure-") -> str:
     return f'{head} role="img" aria-label="{html.escape(figure.title)}" style="{style}">{rest}'
 
 
-def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+def save(figure: Any, path: str | os.PathLike[str]) -> Path:
     """Write the figure as .png, .svg or .pdf, complete or not at all; returns the path.
+
+    `figure`: a `Figure`, `SideBySide`, or anything else with `draw()`. Text stays text in .svg and .pdf;
+    a .pdf holds its fonts.
 
     Errors: `InvalidInput` for another suffix or a place that cannot be written.
     """
@@ -302,33 +323,18 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _render(figure: Figure, kind: str, *, transparent: bool) -> bytes:
+def _render(figure: Any, kind: str, *, transparent: bool) -> bytes:
     buffer = io.BytesIO()
     with styled():
         # No date in the file: the same figure gives the same bytes.
         stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
-        draw(figure).figure.savefig(
-            buffer, format=kind, dpi=_DPI, transparent=transparent, metadata=stamp
-        )
+        axes = np.ravel(figure.draw())[0]
+        axes.figure.savefig(buffer, format=kind, dpi=DPI, transparent=transparent, metadata=stamp)
     return buffer.getvalue()
 
 
 def _whole(figure: Figure) -> bool:
-    """Whether the x axis counts something: layers, steps, examples."""
-    return all(x.is_integer() for series in (*figure.lines, *figure.points) for x in series.x)
-
-
-def _color(series: Series) -> str:
-    return COLORS[series.color % len(COLORS)]
-
-
-def label_log_axis(axis: Any) -> None:
-    """Plain numbers at 1, 2 and 5 times powers of ten (at powers of ten over many decades)."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = axis.get_view_interval()
-    steps = (1.0,) if high / low > 1e3 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(subs=steps, numticks=20))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(LogLocator(subs=tuple(range(1, 10)), numticks=20))
-    axis.set_minor_formatter(NullFormatter())
+    """Whether the x axis counts something: layers, steps, examples; points may stand side by side."""
+    places = [x for series in (*figure.lines, *figure.points) for x in series.x]
+    near = all(abs(x - round(x)) < _BESIDE for x in places if math.isfinite(x))
+    return near and (max(places, default=0) - min(places, default=0) >= 1)

@@ -75,8 +75,8 @@ def _paper(
     ]
     facts += [
         ("rows agree", f"{agreeing} of {len(rows)}", ""),
-        ("rows not testable this way", str(untestable), ""),
-        ("audit findings", str(len(found)), ""),
+        (_counted("row", untestable) + " not testable this way", str(untestable), ""),
+        (_counted("audit finding", len(found)), str(len(found)), ""),
         ("of computing", duration(seconds), ""),
     ]
     listed = "".join(
@@ -88,6 +88,10 @@ def _paper(
         f'<p class="soft">{escape(_authors(source))} ({source.year}).{link}</p>'
         f"<ul>{listed}</ul></article>"
     )
+
+
+def _counted(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"
 
 
 def _findings(

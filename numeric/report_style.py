@@ -40,7 +40,7 @@ a.arxiv { white-space: nowrap; }
 math[display="block"] { margin: .5rem 0; }
 /* Fractions within fractions at full size: the optima nest three of them. */
 mfrac > * { math-depth: inherit; math-style: normal; }
-figure { margin: 1rem 0; } figure svg { display: block; width: 100%; min-width: 22rem;
+figure { margin: 1rem 0; } figure svg { display: block; width: 100%; min-width: 30rem;
   max-width: 44rem; height: auto; }
 figcaption { color: var(--soft); font-size: .9rem; max-width: 44rem; }
 details { margin: .4rem 0; } summary { cursor: pointer; color: var(--link); }

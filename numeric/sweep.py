@@ -19,12 +19,14 @@ from typing import Any
 
 from icltheory.errors import IclTheoryError, InvalidInput
 from numeric.arrays import integer
-from numeric.compare import Comparison, cell_text, compare, html_table, text_table
+from numeric.compare import Comparison, compare
 from numeric.progress import progress_bar
 from numeric.sweep_executors import Crew, crew_of
 from numeric.sweep_file import SweepFile, read_sweep_file
 from numeric.sweep_points import Setting, grid_settings, point_seed
 from numeric.sweep_work import Stop, compute, compute_sent, fingerprint, pack
+from numeric.table_figures import first_varying, number_names, sweep_figure
+from numeric.tables import cell_text, html_table, text_table
 from numeric.workers import code_digest
 
 _POLL = 1.0  # seconds between two moves of the clock
@@ -135,6 +137,25 @@ class Sweep:
         done = [point for point in self.points if point.result is not None]
         index = pandas.Index([point.index for point in done], dtype=int)
         return pandas.DataFrame.from_records([point.row for point in done], index=index)
+
+    def plot(self, ax: Any = None, x: str | None = None, y: str | None = None) -> Any:
+        """A result against a setting, as points; returns the axes. `ax`: as in `numeric.draw`.
+
+        x: `None` is the first numeric setting that varies. y: `None` is the first numeric result; if the
+        function returned rows of `compare`, predictions are lines and estimates are points. Points that
+        differ in another setting become series of their own.
+        """
+        done = [point for point in self.points if point.result is not None]
+        rows, settings = self.rows, [point.setting for point in done]
+        if not rows:
+            raise InvalidInput("no point has a result yet, so there is nothing to plot.")
+        if y is None and all("prediction" in row and "estimate" in row for row in rows):
+            return self.comparison().plot(ax, x)
+        x = first_varying(settings) if x is None else x
+        results = number_names([point.result or {} for point in done])
+        if y is None and not results:
+            raise InvalidInput("no result is a number in every row, so there is nothing to plot.")
+        return sweep_figure(rows, settings, x, results[0] if y is None else y).draw(ax)
 
     @staticmethod
     def read(path: str | os.PathLike[str]) -> Sweep:

@@ -239,17 +239,18 @@ def test_plot_draws_lines_points_and_error_bars():
     assert ax.get_xlabel() == "prompt_length"
     assert ax.get_ylabel() == "prediction and estimate"
     labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    # Settings that do not vary are in the caption.
     assert sorted(labels) == [
-        "estimate (d = 5, theory = one)",
-        "estimate (d = 5, theory = two)",
-        "prediction (d = 5, theory = one)",
-        "prediction (d = 5, theory = two)",
+        "theory = one, estimate",
+        "theory = one, prediction",
+        "theory = two, estimate",
+        "theory = two, prediction",
     ]
+    assert Comparison.from_rows(rows).figure.caption.endswith("one standard error. d = 5.")
     assert list(ax.lines[0].get_xdata()) == [10, 20, 40]
     assert list(ax.lines[0].get_ydata()) == [1 / 10, 1 / 20, 1 / 40]
     bars = ax.containers[0].lines[2][0].get_segments()
     assert [float(s[1][1] - s[0][1]) for s in bars] == pytest.approx([0, 0.04, 0.02])
-    ax.figure.clear()
 
 
 def test_plot_into_given_axes_over_a_chosen_setting():
