@@ -22,15 +22,13 @@ from icltheory.symbols import d as dim_symbol
 from icltheory.symbols import delta as delta_symbol
 from icltheory.symbols import false_negative as false_negative_symbol
 from icltheory.symbols import false_positive as false_positive_symbol
-from icltheory.symbols import (
-    label_noise_var,
-    success,
-)
+from icltheory.symbols import label_noise_var as label_noise_symbol
 from icltheory.symbols import log_loss as loss_symbol
 from icltheory.symbols import log_loss_var as loss_var_symbol
 from icltheory.symbols import n as length_symbol
 from icltheory.symbols import samples as samples_symbol
 from icltheory.symbols import snr as snr_symbol
+from icltheory.symbols import success
 
 _MOST_POWER, _MOST_TERMS = 10_000, 200
 
@@ -101,8 +99,8 @@ def pass_at_n(
 
 
 def verified_success(
-    samples: Any = samples_symbol,
     probability: Any = success,
+    samples: Any = samples_symbol,
     false_negative: Any = false_negative_symbol,
     false_positive: Any = false_positive_symbol,
 ) -> Formula:
@@ -117,7 +115,7 @@ def verified_success(
 
     Errors: `InvalidInput`. Source: derived here.
 
-    >>> verified_success(4, 0.1, 0.2, 0.05).evalf(10)
+    >>> verified_success(0.1, 4, 0.2, 0.05).evalf(10)
     0.2782421875
     """
     number = checks.positive_integer(samples, "samples", "samples=16")
@@ -143,7 +141,7 @@ def competitor_error(
     distance: Any,
     prior: Any,
     n: Any = length_symbol,
-    noise_var: Any = label_noise_var,
+    label_noise_var: Any = label_noise_symbol,
     *,
     form: str = "student",
 ) -> Formula:
@@ -161,7 +159,7 @@ def competitor_error(
     flips = checks.positive_integer(distance, "distance", "1")
     length = checks.positive_integer(n, "n", "n=20")
     _moderate(length, "n", "numeric.exhaustive_error")
-    noise = checks.positive(noise_var, "noise_var", "1")
+    noise = checks.positive(label_noise_var, "label_noise_var", "1")
     ratio = flips * require_prior(prior).gap ** 2 / (4 * noise)  # a^2 in Q(a chi)
     if form == "student":
         # G^2 > a^2 chi^2 iff chi^2/(chi^2 + G^2), of a beta law, is below 1/(1 + a^2).
@@ -177,17 +175,18 @@ def competitor_error(
 
 
 def exhaustive_error(
-    prior: Any, d: int, n: Any = length_symbol, noise_var: Any = label_noise_var, *, form="student"
+    prior: Any, n: Any, d: int, label_noise_var: Any = label_noise_symbol, *, form: str = "student"
 ) -> Formula:
     """Union bound on the error of the best fit among all binary vectors: sum_h (d choose h) P_h.
 
-    `d` is a number, `form` that of `competitor_error`. For sparse bits competitors have as many ones: (k choose h)(d - k choose h) at
-    distance 2h. It may exceed 1, and is loose where it is not small.
+    n may be a symbol, d is a number; `form` as in `competitor_error`. For sparse bits competitors have
+    as many ones: (k choose h)(d - k choose h) at distance 2h. It may exceed 1, and is loose where it
+    is not small.
 
     Errors: `InvalidInput`. Source: derived here.
 
     >>> from icltheory.binary_priors import Signs
-    >>> exhaustive_error(Signs(), 10, 6, 1).evalf(10)
+    >>> exhaustive_error(Signs(), 6, 10, 1).evalf(10)
     1.507551703
     """
     dim = checks.positive_integer(d, "d", "d=10")
@@ -205,7 +204,7 @@ def exhaustive_error(
     else:
         counts = {h: sp.binomial(dim, h) for h in range(1, int(dim) + 1)}
     terms = (
-        count * competitor_error(h, prior, n, noise_var, form=form).expr
+        count * competitor_error(h, prior, n, label_noise_var, form=form).expr
         for h, count in counts.items()
     )
     return Formula(

@@ -129,7 +129,7 @@ def best_of_n_error(
     parts = law.verified(verifier)
     shape = parts[1].shape[:-1]
     o, c, s, mu = (
-        np.ascontiguousarray(np.broadcast_to(x, parts[1].shape)).reshape(-1, law.dim) for x in parts
+        np.ascontiguousarray(np.broadcast_to(x, parts[1].shape)).reshape(-1, law.d) for x in parts
     )
     start = (np.square(o + c) + np.square(s)).sum(axis=-1)
     out = np.repeat(start[:, None], len(flat), axis=1)
@@ -161,7 +161,7 @@ def selection_risk(
     prompts: drawn by `numeric.decoding_prompts`; a few dozen suffice, and settings that are compared
         share them, so that `a - b` has the small standard error of paired values.
     samples: numbers N >= 1, any shape.
-    rule: "mean" averages the N chains; "prompt_loss" and "oracle" keep the best.
+    rule: "mean" averages the N chains; a verifier, "prompt_loss" or "oracle", keeps the best.
     method, verifier_noise: as for `best_of_n_error`.
     step_size, noise_std, steps: arrays that replace the decoding's value and broadcast against each
         other.
@@ -181,7 +181,7 @@ def selection_risk(
     if rule != "mean" and rule not in VERIFIERS:
         raise InvalidInput(
             f"rule = {rule!r} is not one of mean, {', '.join(VERIFIERS)} (softmax-weighted means: "
-            f"numeric.softmax_mean_error; stepwise selection: numeric.stepwise_risk)."
+            f"numeric.softmax_mean_risk; stepwise selection: numeric.stepwise_risk)."
         )
     law = chain_law(prompts, decoding, step_size=step_size, noise_std=noise_std, steps=steps)
     if rule == "mean":
@@ -191,7 +191,7 @@ def selection_risk(
             law, samples, verifier=rule, method=method, verifier_noise=verifier_noise
         )
     settings = law.centre.ndim - 2
-    return PromptAverage(np.moveaxis(values, settings, 0) / prompts.dim)
+    return PromptAverage(np.moveaxis(values, settings, 0) / prompts.d)
 
 
 def small_noise_optimum(

@@ -42,7 +42,7 @@ _SMALLEST = 1e-14
 def state_evolution(
     prior: BinaryPrior,
     sampler: BinarySampler,
-    ratio: Any,
+    n_over_d: Any,
     steps: int,
     *,
     start_error: Any = 0.5,
@@ -56,8 +56,9 @@ def state_evolution(
     Parameters
     ----------
     prior: its gap counts: 1 for bits, 2 for signs. Cuts are at the middle of the two values.
-    ratio: alpha = n/d > 0. start_error: rho_0 in [0, 1]; from w_0 = 0 it is the share of ones for bits,
-        and 1/4 stands for w_0 = 0 with signs (step_size 1).
+    n_over_d: alpha = n/d > 0, one over the gamma of `icl.state_evolution_map`.
+    start_error: rho_0 in [0, 1]; from w_0 = 0 it is the share of ones for bits, and 1/4 stands for w_0 = 0
+        with signs (step_size 1).
     step_size: eta > 0. label_noise_ratio: sigma_y^2/n >= 0. samples: the next state is a majority of so
         many draws. temperature: replaces that of the sampler. All arrays broadcast.
 
@@ -71,7 +72,7 @@ def state_evolution(
     array([0.21928901, 0.12107295, 0.05773018])
     """
     values = {
-        "ratio": ratio,
+        "n_over_d": n_over_d,
         "start_error": start_error,
         "step_size": step_size,
         "label_noise_ratio": label_noise_ratio,
@@ -96,7 +97,7 @@ def _map(
     positive_integers(arrays["samples"], "samples")
     alpha, rho, eta, noise, votes, _ = broadcast(**arrays, temperature=law.temperature)
     if np.any(alpha <= 0) or np.any(eta <= 0) or np.any(noise < 0):
-        raise InvalidInput("ratio and step_size must be positive, label_noise_ratio at least 0.")
+        raise InvalidInput("n_over_d and step_size must be positive, label_noise_ratio at least 0.")
     if np.any((rho < 0) | (rho > 1)):
         raise InvalidInput("start_error must lie between 0 and 1.")
 
@@ -114,7 +115,7 @@ def _map(
 def feedback_fixed_point(
     prior: BinaryPrior,
     sampler: BinarySampler,
-    ratio: float,
+    n_over_d: float,
     *,
     start_error: float = 0.5,
     step_size: float = 1.0,
@@ -134,7 +135,7 @@ def feedback_fixed_point(
     [0.0, 0.1819]
     """
     scalars = {
-        "ratio": ratio,
+        "n_over_d": n_over_d,
         "start_error": start_error,
         "step_size": step_size,
         "label_noise_ratio": label_noise_ratio,
@@ -236,7 +237,7 @@ def simulate_feedback(
 
     errors, recovered = [], []
     for X, w_true, eps, rng in prompt_blocks(
-        length, law.dim, integer(prompts, "prompts", 2), noise, None, prior, seed
+        length, law.d, integer(prompts, "prompts", 2), noise, None, prior, seed
     ):
         w = np.zeros(w_true.shape)
         if start == "random":

@@ -19,7 +19,7 @@ from scipy import special
 from icltheory.binary_priors import BinarySampler, Logit
 from icltheory.errors import InvalidInput, OutOfDomain
 from numeric.arrays import broadcast, finite, integer, positive_integers
-from numeric.binary_decoding import BinaryChannel, require_channel
+from numeric.binary_decoding import DecodingChannel, require_channel
 from numeric.binary_samplers import BitLaw, bit_law, gaussian_mean
 from numeric.decoding_display import Shown, Tabled, average_rows, brief
 from numeric.montecarlo import Seed, seed_sequence
@@ -46,7 +46,7 @@ class PassRate(Tabled):
 
 
 def pass_at_n(
-    channel: BinaryChannel,
+    channel: DecodingChannel,
     sampler: BinarySampler,
     samples: Any,
     *,
@@ -71,7 +71,7 @@ def pass_at_n(
     `OutOfDomain`. Source: derived here.
 
     >>> import icltheory as icl
-    >>> channel = BinaryChannel(icl.Signs(), 12, np.array(0.6), np.array(0.45))
+    >>> channel = DecodingChannel(icl.Signs(), 12, np.array(0.6), np.array(0.45))
     >>> rate = pass_at_n(channel, icl.Logit(channel.calibrated_temperature), [1, 64, 4096])
     >>> rate.value.round(2)
     array([0.18, 0.85, 0.99])
@@ -99,7 +99,7 @@ def pass_at_n(
 
 
 def setting_of(
-    channel: BinaryChannel, sampler: BinarySampler, samples: Any, temperature: Any, threshold: Any
+    channel: DecodingChannel, sampler: BinarySampler, samples: Any, temperature: Any, threshold: Any
 ) -> tuple[np.ndarray, BitLaw, np.ndarray, np.ndarray, np.ndarray]:
     require_channel(channel)
     law = bit_law(sampler, channel.numbers.gap, temperature)
@@ -118,15 +118,15 @@ def _ratio(margin: np.ndarray, std: np.ndarray) -> np.ndarray:
 class States:
     """Standard normal noise (draws, d) and which coordinates are high, common to all settings."""
 
-    def __init__(self, channel: BinaryChannel, draws: int, seed: Seed) -> None:
+    def __init__(self, channel: DecodingChannel, draws: int, seed: Seed) -> None:
         law, rng = channel.numbers, np.random.default_rng(seed_sequence(seed))
-        if 8 * draws * law.dim > 2**28:
-            raise InvalidInput(f"{draws} draws in dimension {law.dim} need too much memory.")
-        self.noise = rng.standard_normal((draws, law.dim))
+        if 8 * draws * law.d > 2**28:
+            raise InvalidInput(f"{draws} draws in dimension {law.d} need too much memory.")
+        self.noise = rng.standard_normal((draws, law.d))
         if law.ones is None:
-            self.high = rng.random((draws, law.dim)) < law.share
+            self.high = rng.random((draws, law.d)) < law.share
         else:
-            self.high = np.broadcast_to(np.arange(law.dim) < law.ones, (draws, law.dim))
+            self.high = np.broadcast_to(np.arange(law.d) < law.ones, (draws, law.d))
 
     def log_success(self, law: BitLaw, low: float, high: float, std: float) -> np.ndarray:
         """ln P of every draw, (draws,)."""
@@ -175,7 +175,7 @@ def _log1m_exp(x: np.ndarray) -> np.ndarray:
 
 
 def _log_normal(
-    channel: BinaryChannel,
+    channel: DecodingChannel,
     law: BitLaw,
     t: np.ndarray,
     low: np.ndarray,
@@ -207,7 +207,7 @@ def _log_normal(
 
 
 def log_success_moments(
-    channel: BinaryChannel,
+    channel: DecodingChannel,
     kind: str,
     t: np.ndarray,
     low: np.ndarray,
@@ -239,8 +239,8 @@ def log_success_moments(
     if prior.ones is None:
         mean = (1 - prior.share) * m0 + prior.share * m1
         square = (1 - prior.share) * s0 + prior.share * s1
-        return prior.dim * mean, prior.dim * np.maximum(square - mean**2, 0.0)
-    zeros, ones = prior.dim - prior.ones, prior.ones
+        return prior.d * mean, prior.d * np.maximum(square - mean**2, 0.0)
+    zeros, ones = prior.d - prior.ones, prior.ones
     spread = zeros * np.maximum(s0 - m0**2, 0.0) + ones * np.maximum(s1 - m1**2, 0.0)
     return zeros * m0 + ones * m1, spread
 
@@ -257,7 +257,7 @@ class BestTemperature(Shown):
 
 
 def best_temperature(
-    channel: BinaryChannel,
+    channel: DecodingChannel,
     samples: Any,
     *,
     sampler: Callable[[Any], BinarySampler] = Logit,
@@ -273,7 +273,7 @@ def best_temperature(
     broadcast. Errors: `InvalidInput`, `OutOfDomain`. Source: derived here.
 
     >>> import icltheory as icl
-    >>> channel = BinaryChannel(icl.Signs(), 12, np.array(0.6), np.array(0.45))
+    >>> channel = DecodingChannel(icl.Signs(), 12, np.array(0.6), np.array(0.45))
     >>> best = best_temperature(channel, [1, 64, 4096])
     >>> bool(best.temperature[0] < channel.calibrated_temperature < best.temperature[2])
     True
@@ -346,14 +346,14 @@ def equivocation(signal_to_noise: Any) -> np.ndarray:
     return out[()]
 
 
-def log_samples_needed(channel: BinaryChannel) -> np.ndarray:
+def log_samples_needed(channel: DecodingChannel) -> np.ndarray:
     """ln N*, the number of calibrated samples at which pass@N jumps from 0 to 1: d h(snr).
 
     For bits the two values are half as far apart: d h(snr/4). Uniform priors only. Errors:
     `OutOfDomain`. Source: derived here.
 
     >>> import icltheory as icl
-    >>> channel = BinaryChannel(icl.Signs(), 12, np.array(0.6), np.array(0.6))
+    >>> channel = DecodingChannel(icl.Signs(), 12, np.array(0.6), np.array(0.6))
     >>> float(log_samples_needed(channel).round(4))  # 12 h(1)
     4.2758
     """
@@ -365,4 +365,4 @@ def log_samples_needed(channel: BinaryChannel) -> np.ndarray:
         )
     with np.errstate(divide="ignore"):
         ratio = np.square(channel.gain * law.gap / 2 / channel.noise_std)
-    return law.dim * equivocation(np.minimum(ratio, 1e300))
+    return law.d * equivocation(np.minimum(ratio, 1e300))

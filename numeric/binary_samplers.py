@@ -40,9 +40,9 @@ _ROWS = 2**12  # settings whose quadrature is done at a time
 
 @dataclass(frozen=True)
 class PriorNumbers:
-    """A prior in dimension `dim`: its values low and low + gap, P(w*_j = high), number of ones."""
+    """A prior in dimension d: its values low and low + gap, P(w*_j = high), number of ones."""
 
-    dim: int
+    d: int
     low: float
     gap: float
     share: float
@@ -63,20 +63,20 @@ class PriorNumbers:
         zeros, ones = np.minimum(zeros, 1.0), np.minimum(ones, 1.0)
         if self.ones is None:
             mean = (1 - self.share) * zeros + self.share * ones
-            return -np.expm1(special.xlog1py(self.dim, -mean))
-        right = special.xlog1py(self.dim - self.ones, -zeros) + special.xlog1py(self.ones, -ones)
+            return -np.expm1(special.xlog1py(self.d, -mean))
+        right = special.xlog1py(self.d - self.ones, -zeros) + special.xlog1py(self.ones, -ones)
         return -np.expm1(right)
 
 
-def prior_numbers(prior: BinaryPrior, dim: int) -> PriorNumbers:
+def prior_numbers(prior: BinaryPrior, d: int) -> PriorNumbers:
     """`prior` with numbers; `InvalidInput` if it still contains symbols."""
-    dim = integer(dim, "d")
-    values = require_prior(prior).low, prior.gap, prior.high_probability(dim)
+    d = integer(d, "d")
+    values = require_prior(prior).low, prior.gap, prior.high_probability(d)
     if any(x.free_symbols for x in values):
         raise InvalidInput(f"{prior} contains symbols; numbers are needed here.")
     ones = int(prior.ones) if isinstance(prior, SparseBits) else None
     low, gap, share = (float(x) for x in values)
-    return PriorNumbers(dim, low, gap, share, ones)
+    return PriorNumbers(d, low, gap, share, ones)
 
 
 # -- samplers ------------------------------------------------------------------------------------

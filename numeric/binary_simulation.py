@@ -155,7 +155,7 @@ def chain_states(
     numbers, law = decoding_numbers(decoding), prior_numbers(prior, d)
     length, size = integer(n, "n"), integer(prompts, "prompts", 2)
     origin = start_value(law, start)
-    blocks = prompt_blocks(length, law.dim, size, numbers.label_noise_var, None, prior, seed)
+    blocks = prompt_blocks(length, law.d, size, numbers.label_noise_var, None, prior, seed)
     for X, w, eps, rng in blocks:
         y = np.einsum("bnd,bd->bn", X, w) + eps
         yield X, w, y, _mean_chain(X, y, numbers, origin, rng), rng
@@ -355,7 +355,7 @@ def simulate_exhaustive_search(
     def finished() -> PromptAverage | None:
         return PromptAverage(np.array(wrong)) if len(wrong) > 1 else None
 
-    blocks = prompt_blocks(length, law.dim, size, noise, None, prior, seed)
+    blocks = prompt_blocks(length, law.d, size, noise, None, prior, seed)
     with progress_bar(size, 0, None, "search", partial=finished, unit=" prompts") as bar:
         for X, w, eps, _ in blocks:
             for row in range(len(X)):
@@ -367,17 +367,17 @@ def simulate_exhaustive_search(
 
 def _all_answers(law: PriorNumbers) -> np.ndarray:
     """Booleans (K, d): the vectors of the prior."""
-    others = law.dim if law.ones is None else min(law.ones, law.dim - law.ones)
+    others = law.d if law.ones is None else min(law.ones, law.d - law.ones)
     size = math.inf  # no binomials of astronomical numbers
-    if law.dim <= _LARGEST_ENUMERATION and others <= 16:
-        size = 2**law.dim if law.ones is None else math.comb(law.dim, law.ones)
+    if law.d <= _LARGEST_ENUMERATION and others <= 16:
+        size = 2**law.d if law.ones is None else math.comb(law.d, law.ones)
     if size > _LARGEST_ENUMERATION:
         raise OutOfDomain(
-            f"the answers of {law.dim} bits are too many to enumerate; at most {_LARGEST_ENUMERATION}."
+            f"the answers of {law.d} bits are too many to enumerate; at most {_LARGEST_ENUMERATION}."
         )
     if law.ones is None:
-        return np.arange(int(size))[:, None] >> np.arange(law.dim) & 1 == 1
-    out = np.zeros((int(size), law.dim), dtype=bool)
-    for row, ones in enumerate(combinations(range(law.dim), law.ones)):
+        return np.arange(int(size))[:, None] >> np.arange(law.d) & 1 == 1
+    out = np.zeros((int(size), law.d), dtype=bool)
+    for row, ones in enumerate(combinations(range(law.d), law.ones)):
         out[row, list(ones)] = True
     return out

@@ -23,7 +23,7 @@ from numeric.arrays import (
     positive_integers,
     require_memory,
 )
-from numeric.binary_decoding import BinaryChannel
+from numeric.binary_decoding import DecodingChannel
 from numeric.binary_passes import PassRate, States, average_over_states, setting_of
 from numeric.binary_samplers import prior_numbers
 from numeric.decoding_display import Tabled
@@ -64,7 +64,7 @@ def verified_success(
 
 
 def accept_reject_success(
-    channel: BinaryChannel,
+    channel: DecodingChannel,
     sampler: BinarySampler,
     samples: Any,
     false_negative: float,
@@ -80,7 +80,7 @@ def accept_reject_success(
     Errors: `InvalidInput`. Source: derived here.
 
     >>> import icltheory as icl
-    >>> channel = BinaryChannel(icl.Signs(), 12, np.array(0.6), np.array(0.45))
+    >>> channel = DecodingChannel(icl.Signs(), 12, np.array(0.6), np.array(0.45))
     >>> accept_reject_success(channel, icl.Logit(0.3), [1, 16], 0.1, 0.01).value.round(2)
     array([0.08, 0.53])
     """
@@ -158,7 +158,7 @@ def exhaustive_error(prior: BinaryPrior, n: int, d: int, label_noise_var: float)
         raise InvalidInput(
             "label_noise_var must be positive: without label noise the exhaustive search is right."
         )
-    h, log_count = competitors(prior, law.dim)
+    h, log_count = competitors(prior, law.d)
     size = law.gap**2 * h
     pairwise = stats.t.sf(np.sqrt(size / (4 * noise) * length), float(length))
     bound = 0.5 * np.exp(-length / 2 * np.log1p(size / (4 * noise)))
@@ -196,7 +196,7 @@ def sufficient_examples(prior: BinaryPrior, d: int, label_noise_var: float, fail
     noise = number(label_noise_var, "label_noise_var")
     if not 0 < target < 1 or noise <= 0:
         raise InvalidInput("failure must lie between 0 and 1, and label_noise_var be positive.")
-    h, log_count = competitors(prior, law.dim)
+    h, log_count = competitors(prior, law.d)
     if not len(h):
         return 1
     need = 2 * (log_count + math.log(len(h) / (2 * target)))

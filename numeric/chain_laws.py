@@ -118,8 +118,8 @@ class ChainLaw(Shown):
             object.__setattr__(self, name, array)
 
     @property
-    def dim(self) -> int:
-        """d."""
+    def d(self) -> int:
+        """Dimension."""
         return self.centre.shape[-1]
 
     def verified(self, verifier: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -299,6 +299,11 @@ def step_counts(spec: DecodingNumbers, at: Any) -> tuple[int, ...]:
             f"the noise schedule has {len(spec.factors)} entries; at reaches {int(counts[-1])} steps."
         )
     return tuple(int(x) for x in counts)
+
+
+def single_step(at: Any) -> bool:
+    """Whether `at` is one number of steps, whose results have no axis of steps."""
+    return at is None or np.ndim(at) == 0
 
 
 def cache_batches(prompts: int, floats: int) -> Iterator[slice]:

@@ -71,6 +71,18 @@ class PromptAverage(Tabled):
             return np.full(self.values.shape[1:], math.nan)
         return np.asarray(self.values.std(axis=0, ddof=1) / math.sqrt(self.prompts))
 
+    @property
+    def median(self) -> np.ndarray:
+        """The median over prompts, (...): after many steps rare prompts may carry the mean."""
+        return self.quantile(0.5)
+
+    def quantile(self, share: Any) -> np.ndarray:
+        """What a `share` of the prompts does not exceed, from 0 to 1, of its shape + (...)."""
+        shares = finite(share, "share")
+        if np.any((shares < 0) | (shares > 1)):
+            raise InvalidInput(f"share = {share!r} does not lie between 0 and 1.")
+        return np.quantile(self.values, shares, axis=0)
+
     def __getitem__(self, index: Any) -> PromptAverage:
         """Of the axes after the prompts: `average[0]`, `average[..., 2]`."""
         index = index if isinstance(index, tuple) else (index,)
@@ -112,22 +124,22 @@ class DecodingPrompts(Shown):
     eigenvalues: lambda in increasing order, null ones exactly 0, (P, d).
     coefficients: U'w*, (P, d). noise: h = U'X'eps/n, exactly 0 in null directions, (P, d).
     floor: |eps|^2/n outside the span of X, which no weights can fit, (P,).
-    prompt_length: n. label_noise_var: sigma_y^2.
+    n: prompt length. label_noise_var: sigma_y^2.
     """
 
     eigenvalues: np.ndarray
     coefficients: np.ndarray
     noise: np.ndarray
     floor: np.ndarray
-    prompt_length: int
+    n: int
     label_noise_var: float
 
     def __len__(self) -> int:
         return len(self.eigenvalues)
 
     @property
-    def dim(self) -> int:
-        """d."""
+    def d(self) -> int:
+        """Dimension."""
         return self.eigenvalues.shape[-1]
 
     @property
@@ -142,14 +154,14 @@ class DecodingPrompts(Shown):
             self.coefficients[index],
             self.noise[index],
             self.floor[index],
-            self.prompt_length,
+            self.n,
             self.label_noise_var,
         )
 
 
 def decoding_prompts(
-    prompt_length: int,
-    dim: int,
+    n: int,
+    d: int,
     prompts: int,
     *,
     label_noise_var: float = 0.0,
@@ -162,11 +174,11 @@ def decoding_prompts(
 
     Parameters
     ----------
-    prompt_length, dim, prompts: n, d and P, integers >= 1; n < d is allowed.
+    n, d: prompt length and dimension, integers >= 1; n < d is allowed. prompts: P >= 1.
     label_noise_var: sigma_y^2 >= 0.
     feature_cov: covariance of the features: `None` for I, the d variances, or a (d, d) matrix.
     prior: of w*: `None` for N(0, I); `icl.Signs()`, `icl.Bits(p)`, `icl.SparseBits(k)`; or a function
-        (rng, prompts, dim) -> (prompts, dim).
+        (rng, prompts, d) -> (prompts, d).
     reduced: draw the eigenvalues by the bidiagonal model instead of from examples: the same law at
         O(d^2) numbers a prompt. Needs isotropic features.
     seed: features, coefficients and label noise have streams of their own, so that changing one
@@ -175,13 +187,10 @@ def decoding_prompts(
     Errors: `InvalidInput`. Memory: O(P d), features in blocks.
 
     >>> data = decoding_prompts(3, 5, 1000, seed=1)
-    >>> data.eigenvalues.shape, float(data.eigenvalues[:, :2].max()), data.dim
+    >>> data.eigenvalues.shape, float(data.eigenvalues[:, :2].max()), data.d
     ((1000, 5), 0.0, 5)
     """
-    n, d, size = (
-        integer(value, name)
-        for name, value in (("prompt_length", prompt_length), ("dim", dim), ("prompts", prompts))
-    )
+    n, d, size = integer(n, "n"), integer(d, "d"), integer(prompts, "prompts")
     require_memory(size * d, f"prompts = {size} in dimension {d}")
     noise_var, root = (
         nonnegative(label_noise_var, "label_noise_var"),
@@ -251,39 +260,39 @@ def project(
     return DecodingPrompts(values, w, h, floor, n, noise_var), vectors
 
 
-def draw_coefficients(prior: Any, rng: np.random.Generator, prompts: int, dim: int) -> np.ndarray:
-    """w*, (prompts, dim), of a prior as `decoding_prompts` takes it."""
+def draw_coefficients(prior: Any, rng: np.random.Generator, prompts: int, d: int) -> np.ndarray:
+    """w*, (prompts, d), of a prior as `decoding_prompts` takes it."""
     if prior is None:
-        return rng.standard_normal((prompts, dim))
+        return rng.standard_normal((prompts, d))
     if isinstance(prior, Signs):
-        return 2.0 * rng.integers(2, size=(prompts, dim)) - 1
+        return 2.0 * rng.integers(2, size=(prompts, d)) - 1
     if isinstance(prior, (Bits, SparseBits)):
-        share = prior.high_probability(dim)  # refuses more ones than coordinates
+        share = prior.high_probability(d)  # refuses more ones than coordinates
         if share.free_symbols:
             raise InvalidInput(f"{prior} still contains symbols; numbers are needed here.")
-        uniform = rng.random((prompts, dim))
+        uniform = rng.random((prompts, d))
         if isinstance(prior, Bits):
             return (uniform < float(share)).astype(float)
         return (uniform.argsort(axis=1).argsort(axis=1) < int(prior.ones)).astype(float)
     if not callable(prior):
         raise InvalidInput(
             f"prior has type {type(prior).__name__}; pass None for N(0, I), icl.Signs(), icl.Bits(0.5), "
-            f"icl.SparseBits(3), or a function (rng, prompts, dim) -> (prompts, dim)."
+            f"icl.SparseBits(3), or a function (rng, prompts, d) -> (prompts, d)."
         )
-    values = finite(prior(rng, prompts, dim), "prior")
-    if values.shape != (prompts, dim):
-        raise InvalidInput(f"the prior drew shape {values.shape}; it must be ({prompts}, {dim}).")
+    values = finite(prior(rng, prompts, d), "prior")
+    if values.shape != (prompts, d):
+        raise InvalidInput(f"the prior drew shape {values.shape}; it must be ({prompts}, {d}).")
     return values
 
 
-def covariance_root(feature_cov: Any, dim: int) -> np.ndarray | None:
+def covariance_root(feature_cov: Any, d: int) -> np.ndarray | None:
     """A matrix R with z R of covariance `feature_cov` for a standard normal row z; `None` for I."""
     if feature_cov is None:
         return None
     cov = finite(feature_cov, "feature_cov")
-    if cov.shape not in ((dim,), (dim, dim)):
+    if cov.shape not in ((d,), (d, d)):
         raise InvalidInput(
-            f"feature_cov has shape {cov.shape}; pass {dim} variances or a ({dim}, {dim}) matrix."
+            f"feature_cov has shape {cov.shape}; pass {d} variances or a ({d}, {d}) matrix."
         )
     cov = np.diag(cov) if cov.ndim == 1 else cov
     if not np.allclose(cov, cov.T, rtol=1e-12, atol=0):

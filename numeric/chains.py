@@ -25,6 +25,7 @@ from numeric.chain_laws import (
     diverged,
     require_walkable,
     sample_counts,
+    single_step,
     step_counts,
 )
 from numeric.chain_prompts import PromptAverage, covariance_root, project, prompt_blocks
@@ -125,6 +126,7 @@ class ChainSimulation(Tabled):
 
     one: |w - w*|^2/d, its mean over the chains of a prompt, (P, T). mean: |w - w*|^2/d of the mean of
     the chains, (P, T). loss: |y - X w|^2/n, total, its mean over chains, (P, T). chains: a prompt.
+    For one number of steps that is no sequence the axis T is not there: `float(run.risk().value)`.
     """
 
     one: np.ndarray
@@ -135,12 +137,13 @@ class ChainSimulation(Tabled):
     samples: int
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        columns = {
-            "risk of one chain": PromptAverage(self.one),
-            f"of the mean of {self.chains}": PromptAverage(self.mean),
-            "prompt loss": self.prompt_loss(),
+        parts = {
+            "risk of one chain": self.one,
+            f"of the mean of {self.chains}": self.mean,
+            "prompt loss": self.loss,
         }
-        return merged_rows(("thoughts", [str(t) for t in self.steps]), columns)
+        columns = {name: PromptAverage(x.reshape(len(x), -1)) for name, x in parts.items()}
+        return merged_rows(("thoughts", [str(t) for t in np.atleast_1d(self.steps)]), columns)
 
     def risk(self, samples: Any = None) -> PromptAverage:
         """Risk per coordinate of the mean of N chains, averages of shape (T,) + that of `samples`.
@@ -168,8 +171,8 @@ class ChainSimulation(Tabled):
 
 def simulate_chains(
     decoding: NoisyDecoding,
-    prompt_length: int,
-    dim: int,
+    n: int,
+    d: int,
     *,
     prompts: int = 1000,
     chains: int | None = None,
@@ -185,9 +188,9 @@ def simulate_chains(
     Parameters
     ----------
     decoding: an `icl.NoisyDecoding` with numbers; its label noise is that of the prompts.
-    prompt_length, dim: n and d >= 1.
+    n, d: prompt length and dimension, integers >= 1.
     prompts: at least 2. chains: a prompt; `None` is `decoding.samples`.
-    at: increasing numbers of steps to report; `None` is `decoding.steps`.
+    at: a number of steps to report, or several that increase; `None` is `decoding.steps`.
     method: "recursion" runs every step of every chain, at all of `at` along the same chains;
         "eigenbasis" draws the end of every chain from its law, with one z for all of `at`.
     norm: "euclidean", |w - w*|^2/d, or "prediction", E_x (w.x - w*.x)^2/d; one for feature_cov = I.
@@ -201,11 +204,11 @@ def simulate_chains(
     >>> import icltheory as icl
     >>> decoding = icl.NoisyDecoding(0.5, 0.3, 3, samples=8, label_noise_var=2.25)
     >>> risk = simulate_chains(decoding, 20, 10, prompts=2000, seed=1).risk()
-    >>> bool(abs(risk.value[0] - 0.2517119922) < 5 * risk.standard_error[0])  # `decoding.risk(20, 10)`
+    >>> bool(abs(risk.value - 0.2517119922) < 5 * risk.standard_error)  # `decoding.risk(20, 10)`
     True
     """
     spec = decoding_numbers(decoding)
-    n, d = integer(prompt_length, "prompt_length"), integer(dim, "dim")
+    n, d = integer(n, "n"), integer(d, "d")
     total = integer(prompts, "prompts", 2)
     count = spec.samples if chains is None else integer(chains, "chains")
     counts = step_counts(spec, at)
@@ -221,10 +224,10 @@ def simulate_chains(
     start = 0
 
     def simulated(done: int) -> ChainSimulation:
-        kept = slice(done)
-        return ChainSimulation(
-            one[kept], mean[kept], loss[kept], np.array(counts), count, spec.samples
-        )
+        place = 0 if single_step(at) else slice(None)
+        errors = one[:done, place], mean[:done, place]
+        shown = np.asarray(np.array(counts)[place])
+        return ChainSimulation(*errors, loss[:done, place], shown, count, spec.samples)
 
     def finished() -> ChainSimulation | None:
         return simulated(start) if start > 1 else None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from numeric.compare import cell_text, html_table, text_table
+from numeric.tables import cell_text, html_table, text_table
 
 _FEW = 8  # entries of an array that are written out
 _ROWS = 40

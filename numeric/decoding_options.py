@@ -44,7 +44,7 @@ FORMULAS: dict[str, tuple[str, str, dict[str, str]]] = {
     "sample-error": ("BinaryChannel.sample_error", "seen sampler", {}),
     "majority-error": ("BinaryChannel.majority_error", "seen sampler samples", {}),
     "log-loss": ("BinaryChannel.log_loss", "seen sampler", {}),
-    "verified-success": ("verified_success", "samples", {}),
+    "verified-success": ("verified_success", "success samples", {}),
     "state-evolution-map": ("state_evolution_map", "sampler ratio", {"sampler": "round"}),
     "lock-in-threshold": ("lock_in_threshold", "", {}),
     "trained-weights": ("trained_weights", "task length", {}),
@@ -80,6 +80,12 @@ def _step(options: Any) -> Any:
     from icltheory.symbols import eta
 
     return options.parsed("step_size", number, "eta", eta)
+
+
+def _success(_options: Any) -> Any:
+    from icltheory.symbols import success
+
+    return success
 
 
 def _steps(options: Any) -> Any:
@@ -151,6 +157,7 @@ ARGUMENTS: dict[str, Callable[[Any], Any]] = {
     "noise-std": _symbol_or("noise_std", number),
     "decoding": _decoding,
     "samples": _symbol_or("samples", positive),
+    "success": _success,
     "sampler": _sampler,
     "prior": _prior,
     "seen": _seen,

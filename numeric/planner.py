@@ -22,7 +22,6 @@ from icltheory.formula import Formula
 from numeric.arrays import finite, integer, number
 from numeric.binary_samplers import prior_numbers
 from numeric.chain_laws import VERIFIERS
-from numeric.compare import cell_text, html_table, text_table
 from numeric.montecarlo import Seed
 from numeric.planner_binary import BINARY, evaluate_binary
 from numeric.planner_formulas import choice_formula
@@ -34,6 +33,8 @@ from numeric.planner_techniques import (
     Settings,
     evaluate_continuous,
 )
+from numeric.plot import Figure
+from numeric.tables import cell_text, html_table, text_table
 
 CRITERIA = ("answer", "coordinate")
 _LARGEST, _LARGEST_BUDGET = 10**6, 10**15  # n and d; thoughts
@@ -122,6 +123,17 @@ class Plan:
         chosen = self.best if winner is None else self[winner]
         rejected = [x for x in self.ranked if x is not chosen]
         return confirm_choices(self.problem, chosen, rejected, prompts, seed)
+
+    @property
+    def figure(self) -> Figure:
+        """The predicted best of every technique within smaller budgets, `numeric.risk_against_compute`."""
+        from numeric.decoding_figures import risk_against_compute
+
+        return risk_against_compute(self, budgets=())
+
+    def plot(self, ax: Any = None) -> Any:
+        """Predictions against the budget (`figure`); returns the axes. `ax`: as in `numeric.draw`."""
+        return self.figure.draw(ax)
 
     # -- display -----------------------------------------------------------------------------------
 

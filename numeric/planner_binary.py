@@ -18,7 +18,7 @@ from scipy import special
 
 from icltheory.binary_priors import BinaryPrior, Bits, Probit, SparseBits
 from icltheory.errors import InvalidInput
-from numeric.binary_decoding import BinaryChannel
+from numeric.binary_decoding import DecodingChannel
 from numeric.binary_samplers import (
     BitLaw,
     PriorNumbers,
@@ -69,12 +69,12 @@ class _States:
     def draw(problem: Problem, seed: Seed) -> _States:
         assert problem.prior is not None
         law, tree = prior_numbers(problem.prior, problem.d), seed_sequence(seed)
-        size = int(np.clip(_BITS // law.dim, 512, 4096))
+        size = int(np.clip(_BITS // law.d, 512, 4096))
         rng = np.random.default_rng(child_seed(tree, 0))
-        w = draw_coefficients(problem.prior, rng, size, law.dim)
+        w = draw_coefficients(problem.prior, rng, size, law.d)
         reduced = decoding_prompts(
             problem.n,
-            law.dim,
+            law.d,
             size,
             label_noise_var=problem.label_noise_var,
             prior=lambda *_: w,
@@ -109,9 +109,9 @@ class _States:
     ) -> _Chain:
         states = (1 + along)[:, None] * self.coefficients + across[:, None] * self.sideways
         signal = np.square(self.coefficients).mean()
-        spread = np.square(across).mean() / self.law.dim + along.var() * signal + variance.mean()
-        channel = BinaryChannel(
-            self.prior, self.law.dim, np.array(1 + along.mean()), np.array(math.sqrt(spread))
+        spread = np.square(across).mean() / self.law.d + along.var() * signal + variance.mean()
+        channel = DecodingChannel(
+            self.prior, self.law.d, np.array(1 + along.mean()), np.array(math.sqrt(spread))
         )
         known = self.law.share in (0.0, 1.0)
         cut = float(channel.threshold("middle" if known else "best"))

@@ -26,7 +26,6 @@ from numeric.binary_samplers import (
 from numeric.chain_laws import cache_batches
 from numeric.chain_prompts import PromptAverage, decoding_prompts, prompt_blocks
 from numeric.chains import run_chains
-from numeric.compare import cell_text, html_table, text_table
 from numeric.montecarlo import Seed, child_seed, seed_sequence
 from numeric.planner_binary import AVERAGE, GREEDY, MAJORITY, PLURALITY, SAMPLE
 from numeric.planner_techniques import (
@@ -42,6 +41,7 @@ from numeric.planner_techniques import (
 from numeric.selection import simulate_selection
 from numeric.softmax_mean import simulate_softmax_mean
 from numeric.stepwise import simulate_stepwise
+from numeric.tables import cell_text, html_table, text_table
 
 _SIGMAS = 5.0
 _POOL = 32  # chains a prompt, at least
@@ -72,7 +72,7 @@ def simulate_choices(
             out.append(simulate_softmax_mean(data, chain, many, theta, repeats=repeats, seed=own))
         elif choice.technique == STEPWISE:
             chains = max(1, _POOL // many)
-            out.append(simulate_stepwise(data, chain, many, chains=chains, seed=own)[0])
+            out.append(simulate_stepwise(data, chain, many, chains=chains, seed=own))
         else:
             rule = {ONE: "mean", MEAN: "mean", BEST: "prompt_loss", ORACLE: "oracle"}[
                 choice.technique

@@ -349,7 +349,7 @@ class _Controls:
     """Averages over prompts at every length, with the exact bias and noise as control variates."""
 
     def __init__(self, law: ChainLaw, fixed: np.ndarray, sampling: np.ndarray) -> None:
-        self.dim = law.dim
+        self.d = law.d
         bias = np.square(law.centre + law.overfit).mean(axis=-1)
         noise = np.square(law.spread).mean(axis=-1)
         self.known = np.stack([bias - fixed[:, None], noise - sampling[:, None]], axis=-1)
@@ -357,7 +357,7 @@ class _Controls:
     def average(self, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of total errors (L, K, ...) at the first L lengths: the mean per coordinate and its standard error, (L, ...)."""
         value, error = [], []
-        for known, part in zip(self.known, errors / self.dim, strict=False):
+        for known, part in zip(self.known, errors / self.d, strict=False):
             centred = known - known.mean(axis=0)
             flat = part.reshape(len(part), -1)
             slope = np.linalg.lstsq(centred, flat - flat.mean(axis=0), rcond=1e-8)[0]

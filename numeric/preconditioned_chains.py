@@ -136,7 +136,7 @@ def _quotient(numerator: np.ndarray, driving: np.ndarray) -> np.ndarray:
 
 
 def trained_preconditioner(
-    feature_eigenvalues: Any, prompt_length: int, label_noise_var: float = 0.0
+    feature_eigenvalues: Any, n: int, label_noise_var: float = 0.0
 ) -> np.ndarray:
     """Eigenvalues of Gamma = (1 + 1/n) Sigma + (tr Sigma + label_noise_var)/n I: training without a chain.
 
@@ -147,7 +147,7 @@ def trained_preconditioner(
     >>> trained_preconditioner([1.0, 1.0], 4)
     array([1.75, 1.75])
     """
-    values, length = _spectrum(feature_eigenvalues), integer(prompt_length, "prompt_length")
+    values, length = _spectrum(feature_eigenvalues), integer(n, "n")
     noise = nonnegative(label_noise_var, "label_noise_var")
     return (1 + 1 / length) * values + (values.sum() + noise) / length
 
@@ -155,7 +155,7 @@ def trained_preconditioner(
 def preconditioned_risks(
     decoding: icl.NoisyDecoding,
     feature_eigenvalues: Any,
-    prompt_length: int,
+    n: int,
     *,
     preconditioner: Any = None,
     coef_eigenvalues: Any = 1.0,
@@ -167,7 +167,7 @@ def preconditioned_risks(
     ----------
     decoding: its step size multiplies Gamma^{-1}; `noise_where` is "steps" or "output", the noise is
         isotropic.
-    feature_eigenvalues: of Sigma, d of them; prompt_length: n of the tested prompt.
+    feature_eigenvalues: of Sigma, d of them. n: length of the tested prompt.
     preconditioner: eigenvalues of Gamma in the same order; default I (plain steps).
     coef_eigenvalues: of E w w' in the same order; default 1.
     norm: "euclidean" for E |w - w*|^2/d, "prediction" for E (w - w*)' Sigma (w - w*)/d.
@@ -180,7 +180,7 @@ def preconditioned_risks(
     True
     """
     steps, step_size, noise_var = _numbers(decoding)
-    values, length = _spectrum(feature_eigenvalues), integer(prompt_length, "prompt_length")
+    values, length = _spectrum(feature_eigenvalues), integer(n, "n")
     base = np.ones_like(values) if preconditioner is None else _spectrum(preconditioner)
     if base.shape != values.shape:
         raise InvalidInput(

@@ -68,7 +68,7 @@ def simulate_selection(
     ----------
     prompts: at least 2, from `numeric.decoding_prompts`, with the label noise of the decoding.
     samples: numbers N >= 1, an integer or a sequence.
-    rules: "mean" averages; "prompt_loss" and "oracle" (the true error) keep the best.
+    rules: "mean" averages; a verifier, "prompt_loss" or "oracle" (the true error), keeps the best.
     pool: chains a prompt, at least max(samples); `None` is max(samples). More make the numbers at
         small N more precise.
     verifier_noise: standard deviation of a normal error that is added to |y - X w|^2/n, or to
@@ -93,9 +93,7 @@ def simulate_selection(
     noise = nonnegative(verifier_noise, "verifier_noise")
     if not isinstance(rules, (list, tuple)) or not rules or any(x not in RULES for x in rules):
         raise InvalidInput(f"rules = {rules!r}; pass a tuple of some of {RULES}.")
-    require_memory(
-        size * max(prompts.dim, len(counts)), f"pool = {size} in dimension {prompts.dim}"
-    )
+    require_memory(size * max(prompts.d, len(counts)), f"pool = {size} in dimension {prompts.d}")
     if len(prompts) < 2:
         raise InvalidInput("one prompt has no standard error; draw at least 2.")
     weights = rank_weights(size, counts)
@@ -104,14 +102,14 @@ def simulate_selection(
     total = len(prompts)
 
     def simulated(done: int) -> SelectionSimulation:
-        risks = {rule: out[:done] / prompts.dim for rule, out in errors.items()}
+        risks = {rule: out[:done] / prompts.d for rule, out in errors.items()}
         return SelectionSimulation(counts.astype(int), size, risks)
 
     def finished() -> SelectionSimulation | None:
         return simulated(bar.n) if bar.n > 1 else None
 
     with progress_bar(total, 0, None, "selection", partial=finished, unit=" prompts") as bar:
-        for part in cache_batches(total, size * prompts.dim):
+        for part in cache_batches(total, size * prompts.d):
             moved = draw_moves(law, part, size, rng)
             error = moved + law.overfit[part, None]
             square = np.square(error).sum(axis=-1)
@@ -130,7 +128,7 @@ def simulate_selection(
 def draw_moves(law: ChainLaw, part: slice, chains: int, rng: np.random.Generator) -> np.ndarray:
     """c + s z for the prompts of `part`, (p, chains, d)."""
     centre, spread = law.centre[part, None], law.spread[part, None]
-    moved = rng.standard_normal((len(centre), chains, law.dim))
+    moved = rng.standard_normal((len(centre), chains, law.d))
     moved *= spread
     moved += centre
     return moved

@@ -4,7 +4,7 @@ As N grows the coordinates of the answer tend to o + c/(1 + 2 theta mu s^2), a r
 the bias; at finite N the ratio of two means adds a term of order 1/N. l = sum_j mu_j (c_j + s_j z_j)^2
 is |y - X w|^2/n up to a constant for the prompt loss, |w - w*|^2 for the oracle. Errors are totals given
 the prompt, risks per coordinate. Source: derived here. Exported: `softmax_mean_error`, `SoftmaxMean`,
-`simulate_softmax_mean`.
+`softmax_mean_risk`, `simulate_softmax_mean`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from icltheory.chains import NoisyDecoding
-from icltheory.errors import InvalidInput
+from icltheory.errors import InvalidInput, OutOfDomain
 from numeric.arrays import broadcast, finite, integer, number
 from numeric.chain_laws import ChainLaw, cache_batches, chain_law, require_law, sample_counts
 from numeric.chain_prompts import DecodingPrompts, PromptAverage
@@ -82,6 +82,44 @@ def softmax_mean_error(
     return SoftmaxMean(error, limit, np.multiply.outer(1 / rho, counts))
 
 
+def softmax_mean_risk(
+    prompts: DecodingPrompts,
+    decoding: NoisyDecoding,
+    samples: Any,
+    inverse_temperature: Any,
+    *,
+    verifier: str = "prompt_loss",
+    step_size: Any = None,
+    noise_std: Any = None,
+    steps: Any = None,
+) -> PromptAverage:
+    """Predicted risk per coordinate of the softmax mean of N chains, averaged over prompts.
+
+    Parameters
+    ----------
+    prompts, samples, step_size, noise_std, steps: as for `numeric.selection_risk`.
+    inverse_temperature: theta >= 0, a number or an array that broadcasts against the settings.
+
+    Returns averages of shape (settings) + that of `samples`. The standard error is that of the choice
+    of prompts; that of `softmax_mean_error`, 2 % at 30 effective samples and more, comes on top.
+    Errors: `InvalidInput`; `OutOfDomain` where theta leaves no effective sample. Source: derived here.
+
+    >>> import icltheory as icl
+    >>> from numeric import decoding_prompts
+    >>> data, chain = decoding_prompts(20, 10, 500, seed=1), icl.NoisyDecoding(0.5, 0.5, 3)
+    >>> softmax_mean_risk(data, chain, 64, [0.0, 0.5]).value.round(1).tolist()  # simulated below
+    [0.2, 0.1]
+    """
+    law = chain_law(prompts, decoding, step_size=step_size, noise_std=noise_std, steps=steps)
+    theta = finite(inverse_temperature, "inverse_temperature")[..., None]
+    values = softmax_mean_error(law, samples, theta, verifier=verifier).error
+    if not np.all(np.isfinite(values)):
+        raise OutOfDomain(
+            f"inverse_temperature = {theta.max():g} leaves no effective sample; pass a smaller one."
+        )
+    return PromptAverage(np.moveaxis(values, -1 - np.ndim(samples), 0) / prompts.d)
+
+
 def simulate_softmax_mean(
     prompts: DecodingPrompts,
     decoding: NoisyDecoding,
@@ -120,14 +158,14 @@ def simulate_softmax_mean(
     rng = np.random.default_rng(seed_sequence(seed))
 
     def simulated(done: int) -> PromptAverage:
-        return PromptAverage(out[:done] / (groups * prompts.dim))
+        return PromptAverage(out[:done] / (groups * prompts.d))
 
     def finished() -> PromptAverage | None:
         return simulated(bar.n) if bar.n > 1 else None
 
     total = len(prompts)
     with progress_bar(total, 0, None, "softmax mean", partial=finished, unit=" prompts") as bar:
-        for part in cache_batches(total, count * prompts.dim):
+        for part in cache_batches(total, count * prompts.d):
             for _ in range(groups):
                 moved = draw_moves(law, part, count, rng)
                 error = moved + law.overfit[part, None]

@@ -54,9 +54,9 @@ def exact_state_moments(
     length, law, t = integer(n, "n"), prior_numbers(prior, d), int(decoding.steps)
     if t > _LARGEST_SQUARE:
         raise OutOfDomain(f"exact moments by class reach {_LARGEST_SQUARE} steps, not {t}.")
-    beta = moments_up_to(2 * t, length, law.dim, decoding.step_size, False)
-    off = off_diagonal_moment(t, length, law.dim, decoding.step_size)
-    diagonal = beta[2 * t] - (law.dim - 1) * off
+    beta = moments_up_to(2 * t, length, law.d, decoding.step_size, False)
+    off = off_diagonal_moment(t, length, law.d, decoding.step_size)
+    diagonal = beta[2 * t] - (law.d - 1) * off
     sampling, label = noise_gains(decoding, beta, np.array(t), length)
     noise = float(sampling / int(decoding.samples) + label)
     origin = start_value(law, start)
@@ -64,16 +64,16 @@ def exact_state_moments(
     out = []
     for value, share in zip(values, _shares_beside(law), strict=True):
         others = (1 - share) * values[0] ** 2 + share * values[1] ** 2
-        spread = value**2 * (diagonal - beta[t] ** 2) + (law.dim - 1) * others * off
+        spread = value**2 * (diagonal - beta[t] ** 2) + (law.d - 1) * others * off
         out += [float(origin + value * (1 - beta[t])), float(spread + noise)]
     return StateMoments(*out)
 
 
 def _shares_beside(law: PriorNumbers) -> tuple[float, float]:
     """Share of high values among the other coordinates, given a low and given a high one."""
-    if law.ones is None or law.dim == 1:
+    if law.ones is None or law.d == 1:
         return law.share, law.share
-    return law.ones / (law.dim - 1), (law.ones - 1) / (law.dim - 1)
+    return law.ones / (law.d - 1), (law.ones - 1) / (law.d - 1)
 
 
 @lru_cache(maxsize=256)

@@ -26,6 +26,7 @@ from numeric.chain_laws import (
     require_prompts,
     require_walkable,
     sample_counts,
+    single_step,
     step_counts,
 )
 from numeric.chain_prompts import DecodingPrompts, PromptAverage
@@ -77,10 +78,10 @@ def stepwise_risk(
     Parameters
     ----------
     prompts: with the label noise of the decoding. candidates: M >= 1, any shape; 1 is a plain chain.
-    at: increasing numbers of steps to report; `None` is `decoding.steps`.
+    at: a number of steps to report, or several that increase; `None` is `decoding.steps`.
     noise_std: replaces the decoding's; broadcasts against `candidates`.
 
-    Returns averages of shape (settings) + (T,). Mean and variance of every direction are carried
+    Returns averages of shape (settings) + that of `at`. Mean and variance of every direction are carried
     on, |g|^2 by its mean: for large d; M = 1 is exact. At n = 2 d and sigma = 0.3 it is high by 7 % (M = 4)
     and 28 % (M = 16) after 8 steps at d = 10, by 1 % and 6 % at d = 40. Errors: `InvalidInput` (also for noise at the output only).
     Source: derived here.
@@ -129,7 +130,8 @@ def stepwise_risk(
                 np.square(1 - pull) * variance + sigma**2 * np.maximum(noise, 0.0),
             )
     _require_finite(risks, counts, spec)
-    return PromptAverage(np.moveaxis(risks, many.ndim, 0))
+    average = PromptAverage(np.moveaxis(risks, many.ndim, 0))
+    return average[..., 0] if single_step(at) else average
 
 
 def simulate_stepwise(
@@ -141,20 +143,20 @@ def simulate_stepwise(
     chains: int = 1,
     seed: Seed = 0,
 ) -> PromptAverage:
-    """Simulated risk per coordinate of step-wise best-of-M; averages of shape (T,).
+    """Simulated risk per coordinate of step-wise best-of-M; averages of the shape of `at`.
 
     Parameters
     ----------
     prompts: at least 2, with the label noise of the decoding. candidates: M >= 1.
-    at: increasing numbers of steps; `None` is `decoding.steps`. chains: independent ones a prompt.
+    at: number or increasing numbers of steps; `None` is `decoding.steps`. chains: independent ones a prompt.
 
     Ctrl-C as in `simulate_chains`. Errors: `InvalidInput`.
 
     >>> import icltheory as icl
     >>> from numeric import decoding_prompts
     >>> data, chain = decoding_prompts(20, 10, 1000, seed=1), icl.NoisyDecoding(0.5, 0.3, 8)
-    >>> simulate_stepwise(data, chain, 16).value.round(1)
-    array([0.1])
+    >>> round(float(simulate_stepwise(data, chain, 16).value), 1)
+    0.1
     """
     spec = _spec(prompts, decoding)
     counts = step_counts(spec, at)
@@ -165,17 +167,20 @@ def simulate_stepwise(
     out = np.empty((len(prompts), len(counts)))
     rng = np.random.default_rng(seed_sequence(seed))
 
+    def simulated(done: int) -> PromptAverage:
+        return PromptAverage(out[:done, 0] if single_step(at) else out[:done])
+
     def finished() -> PromptAverage | None:
-        return PromptAverage(out[: bar.n]) if bar.n > 1 else None
+        return simulated(bar.n) if bar.n > 1 else None
 
     with progress_bar(len(prompts), 0, None, "stepwise", partial=finished, unit=" prompts") as bar:
-        for part in cache_batches(len(prompts), groups * many * prompts.dim):
+        for part in cache_batches(len(prompts), groups * many * prompts.d):
             with np.errstate(over="ignore", invalid="ignore"):
                 for place, errors in _kept_chains(prompts[part], spec, many, groups, counts, rng):
-                    out[part, place] = np.square(errors).sum(axis=-1).mean(axis=-1) / prompts.dim
+                    out[part, place] = np.square(errors).sum(axis=-1).mean(axis=-1) / prompts.d
             _require_finite(out[part], counts, spec)
             bar.update(part.stop - part.start)
-    return PromptAverage(out)
+    return simulated(len(prompts))
 
 
 def _kept_chains(

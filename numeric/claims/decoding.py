@@ -251,7 +251,7 @@ def noise_rows(effort: Effort) -> Iterator[tuple[Row, Row | None]]:
                 method="recursion",
                 seed=n,
             )
-            risk = run.risk([1, 8])[0]
+            risk = run.risk([1, 8])
             for place, many in enumerate((1, 8)):
                 setting = {"n": n, "d": d, "noise": name, "chains": many}
                 exact = chain(many=many, step=step, **option).risk(n, d)
@@ -260,7 +260,7 @@ def noise_rows(effort: Effort) -> Iterator[tuple[Row, Row | None]]:
                     loss = average_row(
                         {**setting, "quantity": "prompt loss"},
                         chain(step=step, **option).prompt_loss(n, d),
-                        run.prompt_loss()[0],
+                        run.prompt_loss(),
                     )
                 yield average_row({**setting, "quantity": "risk"}, exact, risk[place]), loss
 
@@ -279,14 +279,14 @@ def mean_rows(effort: Effort) -> Iterator[Row]:
             prior=icl.Signs() if many == 4 else None,
         )
         value = exact.subs({noise_std: HALF, samples: many})
-        yield average_row({"chains": many, "quantity": "risk"}, value, run.risk()[0])
+        yield average_row({"chains": many, "quantity": "risk"}, value, run.risk())
     run = simulate_chains(
         chain(many=16), 20, 10, prompts=effort.prompts // 2, method="recursion", seed=3
     )
     without = chain(0).risk(20, 10)
     setting = {"chains": "infinitely many", "quantity": "risk, against a chain without noise"}
-    yield average_row(setting, without, run.risk(math.inf)[0])
-    saved, measured = exact.expr, run.risk([1, 16])[0]
+    yield average_row(setting, without, run.risk(math.inf))
+    saved, measured = exact.expr, run.risk([1, 16])
     gain = saved.subs({noise_std: HALF, samples: 1}) - saved.subs({noise_std: HALF, samples: 16})
     setting = {"chains": 16, "quantity": "risk that averaging removes"}
     yield average_row(setting, gain, measured[0] - measured[1])
@@ -299,7 +299,7 @@ def long_rows(effort: Effort) -> Iterator[Row]:
         run = simulate_chains(spec, n, d, prompts=effort.prompts // 4, seed=n)
         task = icl.LinearRegression(dim=d, noise_var=LABELS / d)
         setting = {"n": n, "d": d, "quantity": "risk of 400 thoughts, of least squares"}
-        yield average_row(setting, icl.least_squares_risk(task).subs(n=n), run.risk()[0])
+        yield average_row(setting, icl.least_squares_risk(task).subs(n=n), run.risk())
 
 
 def noisy_chains(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:

@@ -287,7 +287,7 @@ def budget_trials(effort: Effort) -> list[Row]:
         )
         value = without[t] + (alone[t] - without[t]) / many
         setting = {"steps": t, "chains": many, "quantity": "risk"}
-        rows.append(average_row(setting, value, run.risk()[0]))
+        rows.append(average_row(setting, value, run.risk()))
     found = min(rows, key=lambda row: row.estimate).setting["steps"]
     best = best_split(TRIED, 64, n, d)
     chosen = min(rows, key=lambda row: row.prediction)
@@ -323,7 +323,7 @@ def budget(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
                 method="recursion",
                 seed=total,
             ).risk()
-            some.append((total, float(run.value[0]), float(run.standard_error[0])))
+            some.append((total, float(run.value), float(run.standard_error)))
         x, y, error = zip(*some, strict=True)
         marks.append(curve(f"d/n = {sp.Rational(d, n)}, prompts", x, y, error, color))
     figure = Figure(

@@ -16,7 +16,7 @@ from scipy import special
 
 import icltheory as icl
 from icltheory.symbols import false_negative, false_positive, samples, success
-from numeric.binary_decoding import BinaryChannel, decoding_channel, greedy_errors
+from numeric.binary_decoding import DecodingChannel, decoding_channel, greedy_errors
 from numeric.binary_passes import (
     best_temperature,
     equivocation,
@@ -119,7 +119,7 @@ def found_rows(effort: Effort) -> Iterator[Row]:
             )
 
 
-def half_way(seen: BinaryChannel, temperature: float) -> float:
+def half_way(seen: DecodingChannel, temperature: float) -> float:
     """ln N at which pass@N = 1/2, in the log-normal form."""
     low, high = 0.0, 0.9 * 690
     for _ in range(60):
@@ -141,7 +141,7 @@ def exponent_rows() -> Iterator[Row]:
         )
     for gain, noise in ((0.5, 0.5), (0.6, 0.4)):
         ratio = gain**2 / noise**2
-        seen = BinaryChannel(SIGNS, 1, np.array(gain), np.array(noise))
+        seen = DecodingChannel(SIGNS, 1, np.array(gain), np.array(noise))
         best = float(icl.BinaryChannel(gain, noise**2).calibrated_temperature().expr)
         grid = best * np.linspace(0.8, 1.25, 4001)
         ones = np.ones_like(grid)
@@ -154,7 +154,7 @@ def exponent_rows() -> Iterator[Row]:
         yield exact_row(row, icl.equivocation(ratio).evalf(12), float(loss.min()), 1e-7)
         rates = []
         for d in (200, 800):
-            wide = BinaryChannel(SIGNS, d, np.array(gain), np.array(noise))
+            wide = DecodingChannel(SIGNS, d, np.array(gain), np.array(noise))
             rates.append(half_way(wide, best) / d)
         row = {**setting, "quantity": "ln N/d where pass@N = 1/2, d = 800"}
         law = float(icl.equivocation(ratio).evalf(12))
@@ -285,7 +285,7 @@ def union_rows(effort: Effort) -> Iterator[Row]:
     """The union bound: exact for one competitor, valid and loose for many; lengths that suffice."""
     prompts = effort.prompts // 20
     run = simulate_exhaustive_search(SIGNS, 3, 1, 2.0, prompts=effort.prompts, seed=1)
-    exact = icl.exhaustive_error(SIGNS, 1, 3, 2).evalf(12)
+    exact = icl.exhaustive_error(SIGNS, 3, 1, 2).evalf(12)
     setting = {"n": 3, "d": 1, "noise": 2.0, "quantity": "error of the exhaustive search"}
     yield average_row(setting, exact, run, required=0.1)
     run = simulate_exhaustive_search(SIGNS, 6, 10, 1.0, prompts=prompts, seed=2)
@@ -391,8 +391,8 @@ def drawn_rows(effort: Effort) -> Iterator[Row]:
         for count in (1, 4, 16):
             right = rng.random((effort.prompts, count)) < p
             found = PromptAverage(accept_reject(right, miss, wrong, rng))
-            names = (sp.nsimplify(x) for x in (p, miss, wrong))
-            exact = icl.verified_success(count, *names).evalf(12)
+            chance, *errors = (sp.nsimplify(x) for x in (p, miss, wrong))
+            exact = icl.verified_success(chance, count, *errors).evalf(12)
             setting = {"success": p, "rejects right": miss, "accepts wrong": wrong}
             yield average_row({**setting, "samples": count}, exact, found, required=0.15)
 
@@ -406,7 +406,7 @@ def ceiling_rows() -> Iterator[Row]:
         row = {**setting, "quantity": "success of 10^6 samples, the precision"}
         precision = p * (1 - miss) / accepted
         yield compare(row, precision, float(far), abs(float(far - near)) + 1e-12)
-    seen = BinaryChannel(SIGNS, 12, np.array(0.6), np.array(0.45))
+    seen = DecodingChannel(SIGNS, 12, np.array(0.6), np.array(0.45))
     perfect = accept_reject_success(seen, icl.Logit(0.3), 64, 0, 0)
     passed = pass_at_n(seen, icl.Logit(0.3), 64)
     yield exact_row({"quantity": "a perfect verifier, pass@64"}, passed.value, float(perfect.value))
@@ -503,7 +503,10 @@ register(
         statement="With label noise best-of-N by prompt loss tends to the best fit among all binary answers, "
         "which errs. One competitor wins with a Student tail, exactly; the union bound is valid but 3.5 "
         "times too large at d = 10, n = 6 and unit noise, and gives lengths that suffice.",
-        formulas=lambda: (icl.competitor_error(1, SIGNS), icl.exhaustive_error(SIGNS, 2)),
+        formulas=lambda: (
+            icl.competitor_error(1, SIGNS),
+            icl.exhaustive_error(SIGNS, icl.symbols.n, 2),
+        ),
         experiment=label_noise,
     )
 )
@@ -514,7 +517,7 @@ register(
         statement="With a verifier that wrongly rejects and accepts, N samples succeed with a closed "
         "probability that saturates at the verifier's precision; averaged over the states of chains the "
         "channel gives it within 0.05 for n = d.",
-        formulas=lambda: (icl.verified_success(samples, success, false_negative, false_positive),),
+        formulas=lambda: (icl.verified_success(success, samples, false_negative, false_positive),),
         experiment=noisy_verifier,
     )
 )

@@ -17,7 +17,7 @@ from scipy import special
 import icltheory as icl
 from icltheory.symbols import delta, temperature
 from numeric.binary_decoding import (
-    BinaryChannel,
+    DecodingChannel,
     averaged_errors,
     decoding_channel,
     greedy_errors,
@@ -43,7 +43,7 @@ from numeric.plot import Figure
 # -- votes -----------------------------------------------------------------------------------------
 
 VOTED = icl.NoisyDecoding(HALF, sp.Rational(1, 10), 2)
-CHANNEL = BinaryChannel(SIGNS, 10, np.array(0.6), np.array(0.4))
+CHANNEL = DecodingChannel(SIGNS, 10, np.array(0.6), np.array(0.4))
 SAMPLERS = {"logit": icl.Logit(0.3), "probit": icl.Probit(0.3), "clip": icl.Clip()}
 
 
@@ -104,7 +104,7 @@ def never_rows() -> Iterator[Row]:
     """Voting is never below rounding of the same state: everywhere on a grid."""
     gains, stds = np.array([0.0, 0.1, 0.5, 1.0])[:, None], np.geomspace(0.05, 3, 9)
     gains, stds = np.broadcast_arrays(gains, stds)
-    grid = BinaryChannel(SIGNS, 10, gains[..., None], stds[..., None])
+    grid = DecodingChannel(SIGNS, 10, gains[..., None], stds[..., None])
     rounded = greedy_errors(grid).mean
     for name, sampler in {
         **SAMPLERS,

@@ -115,12 +115,14 @@ class LinearSelfAttention(DecoderWeights):
         trajectory: True returns all thoughts.
 
         Returns w_t, (B, N, d), or w_0, ..., w_t, (t + 1, B, N, d). Differentiable in the parameters
-        and in X and y where no sampler is used.
+        and in X and y where no sampler is used: `.detach()` gives numbers.
 
         >>> model = LinearSelfAttention.gradient_descent(dim=2, step_size=0.5)
         >>> X, y = torch.tensor([[[1.0, 0], [0, 2]]]), torch.tensor([[1.0, 2]])
         >>> model.decode(X, y, 3, noise_std=0.1, samples=4).shape
         torch.Size([1, 4, 2])
+        >>> model.decode(X, y, 2)[0, 0].detach().numpy()
+        array([0.4375, 1.    ])
         >>> model.decode(X, y, 3, sampler=icl.Round()).tolist()
         [[[1.0, 1.0]]]
         """
@@ -164,12 +166,14 @@ class LinearSelfAttention(DecoderWeights):
         feedback: bool = False,
         threshold: float | None = None,
         start: Any = None,
+        noise: Any = None,
     ) -> np.ndarray:
         """The answers of `decoding.samples` chains on every prompt, (B, N, d), as an array.
 
         Steps, samples and noise are those of `decoding`; the steps themselves are the model's, and
         decoding.step_size only enters scaled noise. Prompts go through in batches of bounded memory.
-        seed: of the noise and the samples. The other arguments are those of `decode`.
+        seed: of the noise and the samples. The other arguments are those of `decode`; `noise` given is
+        multiplied by the standard deviations of `decoding`.
 
         Errors: `InvalidInput`; `OutOfDomain` where thoughts overflow.
 
@@ -184,6 +188,8 @@ class LinearSelfAttention(DecoderWeights):
         source = generator_of(seed)
         if start is not None:
             start = _fitted(self._tensor(start, "start"), (len(X), N, self.dim), "start")
+        if noise is not None:
+            noise = _fitted(_double(noise), (t, len(X), N, self.dim), "noise")
         size = max(1, _BATCH // (N * (self.dim + 1) * (t + 6) + X[0].numel()))
         found = []
         with torch.no_grad():
@@ -201,6 +207,7 @@ class LinearSelfAttention(DecoderWeights):
                     feedback=feedback,
                     threshold=threshold,
                     start=None if start is None else start[part],
+                    noise=None if noise is None else noise[:, part],
                 )
                 found.append(w.numpy(force=True))
         answers = np.concatenate(found)
@@ -291,13 +298,16 @@ class _Draws:
         if given is None:
             self.given = None
         else:
-            tensor = torch.as_tensor(given, dtype=torch.float64)
-            self.given = _fitted(tensor, shape, name)
+            self.given = _fitted(_double(given), shape, name)
 
     def __call__(self, step: int) -> torch.Tensor:
         if self.given is not None:
             return self.given[step]
         return self.draw(self.shape, generator=self.source, dtype=torch.float64)
+
+
+def _double(value: Any) -> torch.Tensor:
+    return torch.as_tensor(value, dtype=torch.float64)
 
 
 def _fitted(value: torch.Tensor, shape: tuple[int, ...], name: str) -> torch.Tensor:

@@ -21,19 +21,18 @@ import torch
 
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
-from numeric.arrays import number, positive_integers, task_arrays
+from numeric.arrays import positive, positive_integers, task_arrays
 from numeric.finite.decoder import LinearSelfAttention
 from numeric.finite.models import count
 from numeric.finite.training import (
     DIVERGED,
     TrainingRun,
     fitting,
-    given_settings,
-    shared_settings,
     step_generator,
     train_on,
     weights_digest,
 )
+from numeric.finite.training_settings import given_settings, shared_settings
 from numeric.samplers import sample_examples
 
 _TEACHERS = ("gradient_descent", "shrinking")
@@ -190,7 +189,4 @@ def _chain(
         raise InvalidInput(f"loss={loss!r} {needs}; the teachers are {', '.join(_TEACHERS)}.")
     if step_size is None:
         return t, None
-    eta = number(step_size, "step_size")
-    if eta <= 0:
-        raise InvalidInput(f"step_size = {eta:g} must be positive, for example 0.5.")
-    return t, eta
+    return t, positive(step_size, "step_size", "0.5")

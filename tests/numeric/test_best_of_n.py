@@ -317,6 +317,24 @@ def test_softmax_mean_within_two_percent_while_samples_are_effective():
     assert abs(oracle / sim.value - 1) < 0.03 + 5 * sim.standard_error / sim.value
 
 
+def test_softmax_risk_is_the_average_of_the_errors():
+    data = numeric.decoding_prompts(40, 10, 30, seed=13)
+    steps, theta, counts = np.array([2, 3]), np.array([[0.1], [0.5], [1.0]]), [64, 512]
+    risk = numeric.softmax_mean_risk(data, CHAIN, counts, theta, steps=steps)
+    assert risk.value.shape == (3, 2, 2)
+    for i, j in np.ndindex(3, 2):
+        law = numeric.chain_law(data, CHAIN, steps=steps[j])
+        soft = numeric.softmax_mean_error(law, counts, theta[i, 0])
+        np.testing.assert_allclose(risk[i, j].values, soft.error / 10, rtol=1e-12)
+    plain = numeric.softmax_mean_risk(data, CHAIN, 8, 0.0)
+    mean = numeric.selection_risk(data, CHAIN, 8, rule="mean")
+    np.testing.assert_allclose(plain.values, mean.values, rtol=1e-12)
+    sharp = numeric.softmax_mean_risk(data, CHAIN, 64, 0.5, verifier="oracle", noise_std=[0.2, 0.4])
+    assert sharp.value.shape == (2,)
+    with pytest.raises(icl.OutOfDomain, match="no effective sample"):
+        numeric.softmax_mean_risk(data, CHAIN, 8, 1e8, noise_std=1e-3)
+
+
 def test_softmax_mean_of_few_effective_samples():
     """Off by up to 4 % at N/rho between 2 and 7, and seen to be off."""
     soft = numeric.softmax_mean_error(LAW, 8, 1.0)

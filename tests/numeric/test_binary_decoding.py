@@ -11,7 +11,7 @@ from scipy import integrate, stats
 
 import icltheory as icl
 import numeric
-from numeric.binary_decoding import BinaryChannel
+from numeric.binary_decoding import DecodingChannel
 from numeric.binary_passes import log_success_moments
 from numeric.binary_samplers import bit_law, gaussian_mean, vote_error
 from numeric.binary_simulation import chain_states
@@ -22,7 +22,7 @@ SAMPLERS = (icl.Logit(0.4), icl.Probit(0.4), icl.Clip(), icl.Round())
 
 
 def channel(gain=0.625, noise=0.425, prior=None, dim=10, origin=0.0):
-    return BinaryChannel(prior or icl.Signs(), dim, np.array(gain), np.array(noise), origin)
+    return DecodingChannel(prior or icl.Signs(), dim, np.array(gain), np.array(noise), origin)
 
 
 def check(prediction, average, allowance=0.0, required=0.08):
@@ -356,6 +356,30 @@ def test_plurality_against_enumeration(p, samples):
         assert numeric.plurality_success(p, samples, answer) == pytest.approx(exact, abs=1e-13)
 
 
+def test_plurality_refuses_what_takes_long():
+    with pytest.raises(
+        icl.OutOfDomain, match=r"12 bits and 256 samples .* numeric\.plurality_vote"
+    ):
+        numeric.plurality_success([0.9] * 12, 256)
+    with pytest.raises(icl.OutOfDomain, match="257 is beyond 256; use numeric"):
+        numeric.plurality_success([0.9], 257)
+
+
+@pytest.mark.parametrize(
+    ("steps", "exact", "limit", "found"), [(2, 0.21, 0.42, 0.39), (4, 0.02, 0.43, 0.50)]
+)
+@pytest.mark.filterwarnings("ignore::icltheory.errors.DivergingMoments")
+def test_one_gaussian_for_all_prompts_errs_in_low_dimension(steps, exact, limit, found):
+    """The numbers that `decoding_channel` states."""
+    chain = icl.NoisyDecoding(0.6, 0, steps)
+    for options, stated in (({}, exact), ({"limit": True}, limit)):
+        seen = numeric.decoding_channel(chain, icl.Signs(), 8, 8, **options)
+        assert abs(1 - numeric.greedy_errors(seen).vector - stated) < 0.006
+    run = numeric.simulate_binary_decoding(chain, icl.Signs(), 8, 8, prompts=8000)
+    right, error = 1 - run.greedy_vector.value, 5 * run.greedy_vector.standard_error
+    assert abs(right - found) < 0.006 + error < abs(right - exact)
+
+
 def test_plurality_against_draws_and_its_bounds():
     rng = np.random.default_rng(1)
     p = np.array([0.9, 0.8, 0.25, 0.85, 0.7])
@@ -594,7 +618,7 @@ def test_edges_without_noise_or_steps():
 )
 def test_votes_of_very_many_samples(sampler, constant):
     """Their excess over rounding is 1e-12 here and keeps its 1/N law: nothing cancels."""
-    channel = BinaryChannel(icl.Signs(), 6, 0.6, 0.4)
+    channel = DecodingChannel(icl.Signs(), 6, 0.6, 0.4)
     rounded = numeric.greedy_errors(channel).mean
     slope = constant * 0.6 * stats.norm.pdf(1.5) / 0.4**3
     for count, tolerance in ((10**6, 1e-4), (10**9, 1e-4), (10**12, 2e-3)):
@@ -605,10 +629,10 @@ def test_votes_of_very_many_samples(sampler, constant):
 
 def test_channels_are_checked():
     for make in (
-        lambda: BinaryChannel(icl.Signs(), 6, math.nan, 0.3),
-        lambda: BinaryChannel(icl.Signs(), 6, 0.5, -0.3),
-        lambda: BinaryChannel(icl.SparseBits(9), 6, 0.5, 0.3),
-        lambda: BinaryChannel(icl.Signs(), 6, [0.5, 0.6], [0.1, 0.2, 0.3]),
+        lambda: DecodingChannel(icl.Signs(), 6, math.nan, 0.3),
+        lambda: DecodingChannel(icl.Signs(), 6, 0.5, -0.3),
+        lambda: DecodingChannel(icl.SparseBits(9), 6, 0.5, 0.3),
+        lambda: DecodingChannel(icl.Signs(), 6, [0.5, 0.6], [0.1, 0.2, 0.3]),
         lambda: numeric.greedy_errors("channel"),  # type: ignore[arg-type]
         lambda: numeric.pass_at_n(None, icl.Round(), 1),  # type: ignore[arg-type]
         lambda: numeric.plurality_bound([0.9], -1),

@@ -99,7 +99,34 @@ def test_means_of_any_number_from_the_same_chains():
         decoding = icl.NoisyDecoding(0.5, 0.3, 3, samples=samples, label_noise_var=2.25)
         assert agrees(few.risk(samples), float(decoding.risk(20, 10)))
     np.testing.assert_allclose(few.risk(4).values, few.mean, rtol=1e-12)
-    assert few.risk([1, 2]).value.shape == (1, 2)
+    assert few.risk([1, 2]).value.shape == (2,)
+
+
+def test_one_number_of_steps_has_no_axis():
+    runs = [simulate_chains(CHAIN, 20, 10, prompts=50, at=at) for at in (None, 3, [3])]
+    single, named, listed = (float(np.squeeze(run.risk().value)) for run in runs)
+    assert single == named == listed
+    assert [run.steps.shape for run in runs] == [(), (), (1,)]
+    assert len({str(run) for run in runs}) == 1  # one table
+    data = numeric.decoding_prompts(20, 10, 50, label_noise_var=2.25)
+    for average in (
+        numeric.stepwise_risk(data, CHAIN, 4),
+        numeric.simulate_stepwise(data, CHAIN, 4),
+    ):
+        assert average.value.shape == ()
+    assert numeric.stepwise_risk(data, CHAIN, [4, 8], at=3).value.shape == (2,)
+    assert numeric.simulate_stepwise(data, CHAIN, 4, at=[3]).value.shape == (1,)
+
+
+def test_quantiles_and_parts_of_an_average():
+    values = np.random.default_rng(0).standard_exponential((101, 2, 3))
+    average = numeric.PromptAverage(values)
+    np.testing.assert_array_equal(average.median, np.sort(values, axis=0)[50])
+    np.testing.assert_array_equal(average.quantile([0, 1])[1], values.max(axis=0))
+    np.testing.assert_array_equal(average[..., 2].values, values[..., 2])
+    np.testing.assert_array_equal(average[1, 0].values, values[:, 1, 0])
+    with pytest.raises(icl.InvalidInput, match="between 0 and 1"):
+        average.quantile(50)
 
 
 @pytest.mark.parametrize("prior", [None, icl.Signs(), lambda rng, p, d: np.ones((p, d))])

@@ -90,7 +90,7 @@ def test_lengths_end_where_rare_prompts_begin():
         return int(lengths_within(problem, step)[0][-1])
 
     assert longest(2 / 3) < longest(0.5) < longest(0.35) <= 30
-    # beta_20 = 7.1 carries the spread of beta_10 at the best step (the chapter's caution).
+    # beta_20 = 7.1 carries the spread of beta_10 at the best step.
     assert longest(20 / 31) < 5
 
 

@@ -160,7 +160,7 @@ def test_the_trained_preconditioner_minimises_the_risk_of_one_step():
         (lambda: numeric.covariance_moments(2, H, 0), "gamma = 0 is not positive"),
         (lambda: numeric.covariance_moments(2, H, 0.6, weights=[1, 2, 3]), "weights has shape"),
         (lambda: numeric.covariance_moments(10**5, H, 0.6), "up to 2000"),
-        (lambda: numeric.trained_preconditioner(H, 0), "prompt_length"),
+        (lambda: numeric.trained_preconditioner(H, 0), "n = 0"),
         (lambda: numeric.trained_preconditioner(H, 5, -1), "negative"),
         (
             lambda: numeric.preconditioned_risks(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import icltheory as icl
-from numeric.binary_decoding import BinaryChannel
+from numeric.binary_decoding import DecodingChannel
 from numeric.claims import decoding_binary, decoding_feedback, decoding_verifiers, decoding_votes
 from numeric.claims.base import CLAIMS, EFFORTS, ClaimResult
 from numeric.compare import DEVIATES
@@ -56,7 +56,7 @@ def louder(original):
 
     def changed(*arguments, **options):
         seen = original(*arguments, **options)
-        return BinaryChannel(seen.prior, seen.dim, seen.gain, 1.15 * seen.noise_std, seen.origin)
+        return DecodingChannel(seen.prior, seen.d, seen.gain, 1.15 * seen.noise_std, seen.origin)
 
     return changed
 
@@ -127,9 +127,9 @@ def test_the_exponent_rests_on_the_equivocation(monkeypatch):
 
 
 def test_temperatures_rest_on_the_calibrated_one(monkeypatch):
-    original = BinaryChannel.calibrated_temperature.fget
+    original = DecodingChannel.calibrated_temperature.fget
     monkeypatch.setattr(
-        BinaryChannel, "calibrated_temperature", property(lambda seen: 3 * original(seen))
+        DecodingChannel, "calibrated_temperature", property(lambda seen: 3 * original(seen))
     )
     assert len(wrong(decoding_verifiers.temperature_rows(TINY))) >= 2
 

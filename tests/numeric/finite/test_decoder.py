@@ -233,6 +233,24 @@ def test_noisy_chains_have_the_predicted_risk():
     assert abs(found - 1.05 * predicted) > 5 * error
 
 
+def test_candidates_take_given_noise():
+    """The same normal numbers move `decode`, `candidates` and the recursion alike."""
+    X, y, _ = prompts()
+    noise = np.random.default_rng(1).standard_normal((STEPS, 3, 4, D))
+    model = finite.LinearSelfAttention.gradient_descent(D, ETA)
+    spec = icl.NoisyDecoding(ETA, 0.3, STEPS, samples=4)
+    found = model.candidates(X, y, spec, noise=noise)
+    same = model.decode(X, y, STEPS, 0.3, samples=4, noise=noise).detach().numpy()
+    np.testing.assert_allclose(found, same, rtol=0, atol=1e-14)
+    # The last number of a step enters the answer as it is.
+    noise[-1, 1, 2, 0] += 1
+    moved = model.candidates(X, y, spec, noise=noise) - found
+    np.testing.assert_allclose(moved[1, 2], [0.3] + [0.0] * (D - 1), atol=1e-14)
+    assert np.count_nonzero(np.abs(moved) > 1e-14) == 1
+    with pytest.raises(icl.InvalidInput, match="noise has shape"):
+        model.candidates(X, y, spec, noise=noise[:, :2])
+
+
 # -- trained -------------------------------------------------------------------------------------
 
 FAST = {"steps": 700, "batch_size": 256, "learning_rate": 0.01, "progress": False}
@@ -629,7 +647,7 @@ def test_bad_calls(call, message):
         ({"loss": "one_thought", "thoughts": 2}, "has one thought, not 2"),
         ({"loss": "gradient_descent"}, "needs the step_size"),
         ({"loss": "outcome", "step_size": 0.5}, "has no step_size"),
-        ({"loss": "shrinking", "step_size": -1}, "must be positive"),
+        ({"loss": "shrinking", "step_size": -1}, "not positive"),
         ({"optimizer": "none"}, "optimizer = 'none'"),
     ],
 )
