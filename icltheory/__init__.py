@@ -38,6 +38,7 @@ _MODULES = {
     ),
     "icltheory.chain_selection": ("chain_candidates",),
     "icltheory.chains": ("NoisyDecoding",),
+    "icltheory.chebyshev": ("Chebyshev",),
     "icltheory.commuting": ("CommutingFlow",),
     "icltheory.concentration": (
         "concentration_bound",
@@ -64,8 +65,6 @@ _MODULES = {
         "block_dimension_limit",
         "block_heads",
         "equal_block_constant",
-        "pair_constant",
-        "small_score_expansion",
         "width_constant",
     ),
     "icltheory.equivalences": (
@@ -170,7 +169,7 @@ _MODULES = {
     ),
     "icltheory.local": ("local_constant", "local_stationarity", "local_value_sum", "shift_floor"),
     "icltheory.lower_bounds": ("lower_bound",),
-    "icltheory.momentum": ("Chebyshev", "HeavyBall", "Nesterov"),
+    "icltheory.momentum": ("HeavyBall", "Nesterov"),
     "icltheory.one_head": (
         "correction_exponent",
         "gain_bounds",
@@ -179,6 +178,7 @@ _MODULES = {
         "risk_exponent",
     ),
     "icltheory.online_descent": ("OnlineGradientDescent",),
+    "icltheory.pair_families": ("pair_constant", "small_score_expansion"),
     "icltheory.pair_scales": ("pair_gain", "pair_scale", "pair_slope", "small_pair_risk"),
     "icltheory.prior": ("prior_crossing", "prior_heads", "prior_risk"),
     "icltheory.product_features": (

@@ -29,6 +29,7 @@ from icltheory.chain_lengths import split_law as split_law
 from icltheory.chain_lengths import split_risk as split_risk
 from icltheory.chain_selection import chain_candidates as chain_candidates
 from icltheory.chains import NoisyDecoding as NoisyDecoding
+from icltheory.chebyshev import Chebyshev as Chebyshev
 from icltheory.commuting import CommutingFlow as CommutingFlow
 from icltheory.concentration import concentration_bound as concentration_bound
 from icltheory.concentration import high_probability_bound as high_probability_bound
@@ -51,8 +52,6 @@ from icltheory.embedding import block_constant as block_constant
 from icltheory.embedding import block_dimension_limit as block_dimension_limit
 from icltheory.embedding import block_heads as block_heads
 from icltheory.embedding import equal_block_constant as equal_block_constant
-from icltheory.embedding import pair_constant as pair_constant
-from icltheory.embedding import small_score_expansion as small_score_expansion
 from icltheory.embedding import width_constant as width_constant
 from icltheory.equivalences import DescentEquivalent as DescentEquivalent
 from icltheory.equivalences import cosine_constant as cosine_constant
@@ -146,7 +145,6 @@ from icltheory.local import local_stationarity as local_stationarity
 from icltheory.local import local_value_sum as local_value_sum
 from icltheory.local import shift_floor as shift_floor
 from icltheory.lower_bounds import lower_bound as lower_bound
-from icltheory.momentum import Chebyshev as Chebyshev
 from icltheory.momentum import HeavyBall as HeavyBall
 from icltheory.momentum import Nesterov as Nesterov
 from icltheory.one_head import correction_exponent as correction_exponent
@@ -155,6 +153,8 @@ from icltheory.one_head import multihead_gain as multihead_gain
 from icltheory.one_head import one_head_bounds as one_head_bounds
 from icltheory.one_head import risk_exponent as risk_exponent
 from icltheory.online_descent import OnlineGradientDescent as OnlineGradientDescent
+from icltheory.pair_families import pair_constant as pair_constant
+from icltheory.pair_families import small_score_expansion as small_score_expansion
 from icltheory.pair_scales import pair_gain as pair_gain
 from icltheory.pair_scales import pair_scale as pair_scale
 from icltheory.pair_scales import pair_slope as pair_slope

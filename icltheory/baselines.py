@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import sympy as sp
 
+from icltheory import checks
 from icltheory.attention import on_specifications
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula, Step
@@ -63,9 +64,7 @@ def bayes_risk_expansion(task: LinearRegression, order: int = 2) -> Formula:
             f"task has type {type(task).__name__}; pass icl.LinearRegression(dim=5)."
         )
     refuse_options(task.scenario, ("coef_mean",))
-    if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-        raise InvalidInput(f"order = {order!r} is no number of terms; pass an integer >= 1.")
-    return _bayes_expansion(task, order)
+    return _bayes_expansion(task, checks.integer(order, "order", 1, "2"))
 
 
 @lru_cache(maxsize=64)

@@ -207,6 +207,8 @@ def _solved(matrix: list[list[sp.Expr]], target: list[sp.Expr]) -> list[sp.Expr]
 def optimal_ridge(d: Any = dim_symbol, noise_var: Any = 1, coef_var: Any = None) -> Ridge:
     """The best spectral filter of all for Gaussian coefficients and noise: ridge regression.
 
+    Returns the solver `icl.Ridge(penalty)`, not a Formula; `numeric.solver_risk` has its risk.
+
     coef_var: variance of a coefficient; `None` is 1/d. The penalty is noise_var/coef_var, and the
     risk that of the Bayes predictor, `numeric.bayes_risk`. Source: pointwise minimisation of the
     error at one eigenvalue.

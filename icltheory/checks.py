@@ -49,6 +49,18 @@ def scalar(value: Any, name: str) -> sp.Expr:
     raise InvalidInput(f"{name} has type {type(value).__name__}; pass one number or expression.")
 
 
+def integer(value: Any, name: str, minimum: int, example: str) -> int:
+    """`value` as an int of at least `minimum`, no symbol; `example` shows a right value."""
+    given = plain(value)
+    given = int(given) if isinstance(given, sp.Integer) else given
+    if isinstance(given, bool) or not isinstance(given, int) or given < minimum:
+        raise InvalidInput(
+            f"{name} = {value!r} is not an integer of at least {minimum}; pass for example "
+            f"{name}={example}."
+        )
+    return given
+
+
 def positive_integer(value: Any, name: str, example: str) -> sp.Expr:
     """`value` as a positive integer or a symbol that can be one; `example` shows a right value."""
     expr = scalar(value, name)
@@ -77,7 +89,7 @@ def nonnegative(value: Any, name: str) -> sp.Expr:
     """`value` as an exact expression that is not known to be negative."""
     expr = scalar(value, name)
     if expr.is_negative:
-        raise InvalidInput(f"{name} = {value} is negative; a variance is at least 0.")
+        raise InvalidInput(f"{name} = {value} is negative; pass 0 or more.")
     return expr
 
 

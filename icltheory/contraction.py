@@ -113,7 +113,9 @@ def best_step_condition(
     """
     count = number_of_steps(steps)
     if not count.is_Integer or count == 0:
-        raise InvalidInput(f"steps = {steps}: pass an integer >= 1.")
+        raise InvalidInput(
+            f"steps = {steps} is not an integer of at least 1; pass for example steps=2."
+        )
     before = contraction_moment(2 * int(count) - 1, n, d, step_size)
     after = contraction_moment(2 * int(count), n, d, step_size)
     step = checks.positive(step_size, "step_size", "0.5")

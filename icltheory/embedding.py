@@ -1,4 +1,4 @@
-"""Heads of limited width: coordinate blocks, and the families of two heads.
+"""Heads of limited width: heads on blocks of coordinates, and the width that they need.
 
 Head h has rank r_h: its scores see a block of coordinates. With A_h = (k/e_h) P_h Sigma^{-1} and
 v_h = e_h/k, P_h projectors on blocks of dimensions d_h that fill the space, the heads are consistent
@@ -21,24 +21,18 @@ import sympy as sp
 
 from icltheory import checks
 from icltheory.attention import SoftmaxAttention
+from icltheory.constant_algebra import in_t, positive_denominator
 from icltheory.direct_sum import DirectSum
 from icltheory.errors import InvalidInput
 from icltheory.expansion import influence_kernel, query_average
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
 from icltheory.heads import rank_floor, require_task
 from icltheory.lower_bounds import lower_bound
-from icltheory.risk import (
-    distribute,
-    in_t,
-    loss_constant,
-    optimal_loss_constant,
-    positive_denominator,
-)
+from icltheory.risk import optimal_loss_constant
 from icltheory.symbols import k, t, y
 from icltheory.task import LinearRegression
 
 _SOURCES = (CUI.at("the question; the closed form is derived here"), DERIVED_HERE)
-FAMILIES = ("symmetric", "one-sided", "block")
 
 
 # -- block heads -------------------------------------------------------------------------------------
@@ -99,6 +93,7 @@ def block_constant(
     otherwise it has a best t, and equal signs do worse than one head of full rank. The form is free
     of cancellation at small t. Errors: `InvalidInput`. Source: derived here.
 
+    >>> from icltheory.pair_families import small_score_expansion
     >>> half = sp.Symbol("m", integer=True, positive=True)
     >>> opposite = block_constant(LinearRegression(dim=2 * half), [half, half], [1, -1])
     >>> sp.factor(small_score_expansion(opposite, 0).expr)
@@ -140,6 +135,7 @@ def equal_block_constant(task: LinearRegression, heads: Any, sign_sum: Any = Non
     As `block_constant`, which takes blocks one by one. Whether H divides d is not checked: the
     formula interpolates. Source: derived here.
 
+    >>> from icltheory.pair_families import small_score_expansion
     >>> from icltheory.symbols import d
     >>> heads = sp.Symbol("H", integer=True, positive=True)
     >>> formula = equal_block_constant(LinearRegression(dim=d), heads, sign_sum=0)
@@ -230,76 +226,6 @@ def width_constant(task: LinearRegression, heads: Any, width: Any) -> Formula:
         steps=bound.steps,
         attained=False,
     )
-
-
-# -- families of two heads ---------------------------------------------------------------------------
-
-
-def pair_constant(task: LinearRegression, family: str = "symmetric") -> Formula:
-    """Loss constant of a family of two heads that tends to the lower bound as t = k^2 -> 0.
-
-    `family`: "symmetric", scores +-k and values +-1/(2k); "one-sided", scores k and 0 with values
-    +-1/k; "block", scores k and -k on the two halves of the coordinates with values +-1/k. The
-    first converges with t^2, the others with t (`small_score_expansion`). The last two need Sigma
-    and M to be multiples of the identity. Source: derived here.
-
-    >>> from icltheory.symbols import d
-    >>> formula = pair_constant(LinearRegression(dim=d), "one-sided")
-    >>> sp.factor(small_score_expansion(formula, 1).expr.coeff(t, 1))
-    (d + 2)**2/2
-    """
-    if family == "symmetric":
-        return loss_constant(task, SoftmaxAttention(heads=2))
-    if family == "one-sided":
-        require_task(task)
-        return block_constant(task, [task.dim], zero_head=True)
-    if family == "block":
-        require_task(task)
-        return block_constant(task, [task.dim / 2, task.dim / 2], [1, -1])
-    raise InvalidInput(f"family = {family!r} is not one of {', '.join(FAMILIES)}.")
-
-
-def small_score_expansion(formula: Formula, order: int = 1) -> Formula:
-    """Taylor polynomial in t of a loss constant that stays finite as t -> 0, also of explicit heads in k.
-
-    `formula`: of `loss_constant`, say. `order`: highest power of t. `InvalidInput` if the constant is infinite at t = 0 (heads whose
-    values do not add up to 0).
-
-    >>> from icltheory.symbols import d, noise_var
-    >>> task = LinearRegression(dim=d, noise_var=noise_var)
-    >>> small_score_expansion(pair_constant(task), 0).expr
-    d*noise_var + d + 1
-    """
-    if not isinstance(order, int) or isinstance(order, bool) or order < 0:
-        raise InvalidInput(f"order = {order!r} is not an integer of at least 0.")
-    if not isinstance(formula, Formula):
-        raise InvalidInput(
-            f"formula has type {type(formula).__name__}; pass a loss constant, e.g. "
-            f"icl.pair_constant(task)."
-        )
-    times_t = sp.Add(*map(_times_t, sp.Add.make_args(distribute(formula.expr))))
-    if sp.expand(times_t.subs(t, 0)) != 0:
-        raise InvalidInput(
-            f"'{formula.name}' is infinite at t = 0: the values do not add up to 0, so the mean label "
-            f"enters. Only families with sum v_h = 0 have this expansion."
-        )
-    terms = []
-    for power in range(order + 1):
-        times_t = sp.diff(times_t, t)
-        terms.append(sp.factor(times_t.subs(t, 0)) / sp.factorial(power + 1) * t**power)
-    return Formula(
-        f"{formula.name}, to order t^{order}",
-        sp.Add(*terms),
-        validity=formula.validity,
-        references=formula.references,
-        steps=formula.steps,
-    )
-
-
-def _times_t(term: sp.Expr) -> sp.Expr:
-    """t times a term of a constant, whose rational part may hide its pole at t = 0."""
-    powers = sp.Mul(*(x for x in sp.Mul.make_args(term) if not x.is_rational_function(t)))
-    return powers * sp.cancel(t * term / powers)
 
 
 # -- the mechanism -----------------------------------------------------------------------------------

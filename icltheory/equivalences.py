@@ -15,19 +15,18 @@ from typing import Any
 
 import sympy as sp
 
-from icltheory import checks, filters, solver_steps
+from icltheory import checks, filters
 from icltheory.errors import InvalidInput
 from icltheory.formula import DERIVED_HERE, FU, Formula, Step
+from icltheory.late_residuals import late_exponent
 from icltheory.laws.spectra import MARCHENKO_PASTUR, limit_trace_moment
-from icltheory.momentum import MomentumSolver
 from icltheory.solvers import (
     GradientDescent,
-    GradientFlow,
     MatrixIteration,
     RidgeNewton,
 )
-from icltheory.spectral import PowerSolver, Solver
-from icltheory.symbols import d, frobenius, lam, lam_max, ratio, time
+from icltheory.spectral import Solver
+from icltheory.symbols import d, frobenius, lam, lam_max, ratio
 from icltheory.symbols import nu as NU
 from icltheory.symbols import steps as STEPS
 
@@ -86,7 +85,7 @@ def late_decay(solver: Solver, nu: Any = NU, steps: Any = STEPS) -> Formula:
     (steps**(-nu/2 - 1/2), 2**(-steps/4))
     """
     nu = _nu(nu)
-    _, power, reached = _late(solver, steps)
+    _, power, reached = late_exponent(solver, steps)
     base, exponent = reached.as_base_exp()
     expr = base ** sp.expand(-exponent * (nu + 1) / (2 * power))
     return Formula(
@@ -132,8 +131,8 @@ def matched_steps(
     >>> matched_steps(IterativeNewton(alpha, start="I"), GradientDescent(alpha)).expr
     2**steps
     """
-    first, first_power, reached = _late(solver, steps)
-    second, second_power, target = _late(other, STEPS)
+    first, first_power, reached = late_exponent(solver, steps)
+    second, second_power, target = late_exponent(other, STEPS)
     constant = _constant(criterion, first_power, second_power, nu)
     relation = sp.Rational(second_power, first_power)
     needed = sp.powdenest(constant * (first * reached) ** relation / second)
@@ -258,23 +257,6 @@ def _nu(value: Any) -> sp.Expr:
     if nu.is_negative or (nu.is_number and not nu.is_Integer):
         raise InvalidInput(f"nu = {value}: |n - d| is an integer >= 0.")
     return nu
-
-
-def _late(solver: Any, steps: Any) -> tuple[sp.Expr, int, sp.Expr]:
-    """(c, p, N): the residual after `steps` steps is exp(-c N lam^p) for small eigenvalues."""
-    if isinstance(solver, PowerSolver) and not isinstance(solver, RidgeNewton):
-        return *filters.late_residual(solver.contraction), solver.power(steps)
-    if isinstance(solver, GradientFlow):
-        return sp.S.One, 1, solver_steps.flow_time(time if steps is STEPS else steps)
-    if isinstance(solver, MomentumSolver):
-        # The root of z^2 = A z + B that is 1 at lam = 0: implicit differentiation.
-        first, second = solver.recursion
-        slope = sp.diff(first + second, lam) / (2 - first)
-        return sp.factor(-slope.subs(lam, 0)), 1, solver_steps.number_of_steps(steps)
-    raise InvalidInput(
-        f"{solver!r} has no late residual exp(-c N lam^p); pass gradient descent or flow, heavy ball, "
-        f"Nesterov's method, or a Newton or hyperpower iteration."
-    )
 
 
 def _inverse(target: sp.Expr, needed: sp.Expr) -> sp.Expr:

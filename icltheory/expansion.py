@@ -28,6 +28,7 @@ from typing import Any
 import sympy as sp
 from sympy.utilities.iterables import multiset_partitions
 
+from icltheory import checks
 from icltheory.errors import InvalidInput
 from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.laws.empirical import LARGEST_FOURTH, Empirical
@@ -137,8 +138,7 @@ def weight_moment(law: TokenLaw, u: Any, power: int = 2) -> Formula:
     >>> sp.factor(rho.expr), rho.validity
     (-(u - 1)**2*(u + 1)**2/((2*u - 1)*(2*u + 1)), 2*Abs(u) < 1)
     """
-    if not isinstance(power, int) or isinstance(power, bool) or power < 1:
-        raise InvalidInput(f"power = {power!r} is not an integer of at least 1; pass 2, say.")
+    power = checks.integer(power, "power", 1, "2")
     point = _inside(law, u, power)
     return Formula(
         f"E w^{power} of the softmax weight",

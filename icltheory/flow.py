@@ -8,10 +8,8 @@ flow of eigenvalues where A commutes with the covariances.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import combinations
 from typing import Any
 
 import sympy as sp
@@ -20,6 +18,7 @@ from icltheory import checks
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
 from icltheory.commuting import CommutingFlow, commuting_reduction
 from icltheory.errors import InvalidInput
+from icltheory.flow_symmetries import conserved_quantities, invariant_sets, with_conditions
 from icltheory.formula import Formula
 from icltheory.gradients import block_symbols, infinite_prompt_risk
 from icltheory.latex_lines import broken
@@ -27,14 +26,11 @@ from icltheory.laws.pairing import Chains
 from icltheory.linear_risk import linear_attention_risk
 from icltheory.matrices import Square
 from icltheory.matrix_calculus import (
-    Form,
     VectorSymbol,
     derivative,
-    is_matrix,
-    matrix_symbols,
     product,
+    rebuilt,
     total,
-    trace,
     transposed,
 )
 from icltheory.task import LinearRegression, query_covariance, refuse_options
@@ -257,8 +253,8 @@ def _gradient_flow(
         parametrisation,
         risk,
         tuple(velocity.items()),
-        _conserved(risk, moving, velocity),
-        _invariant_sets(moving, velocity),
+        conserved_quantities(risk, moving, velocity),
+        invariant_sets(moving, velocity),
     )
 
 
@@ -279,131 +275,22 @@ def _moving(
     return factors | {name: moving[name] for name in blocks if name in ("v", "b")}, table
 
 
-def rebuilt(expr: Any, table: Mapping[Any, Any]) -> Any:
-    """`expr` with symbols replaced (0 stands for a zero matrix too), products with zero dropped."""
-    if expr in table:
-        value = table[expr]
-        return sp.ZeroMatrix(*expr.shape) if is_matrix(expr) and value == 0 else value
-    if not expr.args or isinstance(expr, (sp.MatrixSymbol, sp.MatrixBase, sp.Identity)):
-        return expr
-    args = [rebuilt(arg, table) for arg in expr.args]
-    if isinstance(expr, (Form, sp.Trace)):
-        return trace(args[0])
-    if isinstance(expr, sp.Transpose):
-        return transposed(args[0])
-    if isinstance(expr, sp.MatAdd):
-        return total(args)
-    if isinstance(expr, sp.MatMul):
-        return product(*args)
-    return expr.func(*args)
-
-
 def _descent(risk: Formula, name: str, variable: Any) -> Formula:
     """-(1/2) d risk / d variable, as it comes out or multiplied out, whichever is shorter."""
     slope = derivative(risk.expr, variable)
     parts = slope.args if isinstance(slope, (sp.Add, sp.MatAdd)) else (slope,)
     expr = total([product(-sp.S.Half, part) for part in parts])
     short = min((expr, Chains.of(expr).to_expr()), key=lambda e: len(str(e)))
-    return _formula(risk, f"velocity of {name}", short)
-
-
-def _formula(risk: Formula, name: str, expr: Any) -> Formula:
-    """`expr` with the validity, sources and constant matrices of the risk."""
-    used = {m: value for m, value in risk.where.items() if m in matrix_symbols(expr)}
-    return replace(
-        risk, name=name, expr=expr, steps=(), where=sp.Dict(used), abbreviations=sp.Dict()
-    )
-
-
-# -- conserved quantities and invariant sets -------------------------------------------------------
-
-
-def _conserved(
-    risk: Formula, moving: Mapping[str, Any], velocity: Mapping[str, Formula]
-) -> tuple[Formula, ...]:
-    """K K' + k k' - Q Q' of factored scores, and sum_X w_X |X|^2 for every scaling symmetry w.
-
-    The first comes from K -> G K, k -> G k, Q -> G^(-T) Q, which leaves K'Q and Q'k alone. If the
-    risk is unchanged by X -> e^(w_X eps) X, then sum_X w_X <X, grad_X risk> = 0, and this is minus
-    the derivative of the sum. Both derivatives are checked in canonical form.
-    """
-    found = []
-    if "K" in moving:
-        signs = {name: sign for name, sign in (("K", 1), ("k", 1), ("Q", -1)) if name in moving}
-        found.append((signs, lambda x, y: product(x, transposed(y)), "balance of keys and queries"))
-    for weights in _scaling_symmetries(risk, moving):
-        found.append((weights, _inner, "balance of scales"))
-    out = []
-    for weights, pair, name in found:
-        squares = [_times(w, pair(moving[x], moving[x])) for x, w in weights.items()]
-        rates = []
-        for x, w in weights.items():
-            rates += [_times(w, pair(velocity[x].expr, moving[x]))]
-            rates += [_times(w, pair(moving[x], velocity[x].expr))]
-        if not Chains.of(total(rates)).is_zero:
-            raise AssertionError(f"{total(squares)} is not conserved")
-        out.append(_formula(risk, name, total(squares)))
-    return tuple(out)
-
-
-def _times(weight: int, expr: Any) -> Any:
-    return product(weight, expr) if is_matrix(expr) else weight * expr
-
-
-def _inner(left: Any, right: Any) -> Any:
-    """Frobenius inner product, a scalar."""
-    return trace(product(transposed(left), right)) if is_matrix(left) else left * right
-
-
-def _scaling_symmetries(risk: Formula, moving: Mapping[str, Any]) -> list[dict[str, int]]:
-    """Integer weights w that make X -> e^(w_X eps) X leave every term of the risk alone."""
-    scalars = {name: x for name, x in moving.items() if not is_matrix(x)}
-    degrees = set()
-    for monomial, coefficient in Chains.of(risk.expr).terms.items():
-        letters = [x for p, word, q in monomial for x in (p, *(m for m, _ in word), q)]
-        for powers in sp.Poly(coefficient, *scalars.values()).monoms():
-            degree = dict(zip(scalars, powers, strict=True))
-            degrees.add(tuple(degree.get(name, letters.count(x)) for name, x in moving.items()))
-    out = []
-    for vector in sp.Matrix(sorted(degrees)).nullspace():
-        common = sp.ilcm(1, *(w.q for w in vector))
-        weights = {name: int(w * common) for name, w in zip(moving, vector, strict=True) if w}
-        # The exchange of scale between K and Q alone is the trace of the matrix balance.
-        if set(weights) - {"K", "Q", "k"}:
-            sign = 1 if weights.get("b", weights.get("v", 1)) > 0 else -1
-            out.append({name: sign * w for name, w in weights.items()})
-    return out
-
-
-def _invariant_sets(
-    moving: Mapping[str, Any], velocity: Mapping[str, Formula]
-) -> tuple[tuple[str, ...], ...]:
-    """The smallest groups of variables whose velocities vanish when the whole group is zero."""
-    found: list[tuple[str, ...]] = []
-    for size in range(1, len(moving)):
-        for group in combinations(moving, size):
-            inside = any(set(smaller) <= set(group) for smaller in found)
-            if not inside and _stays_zero(group, moving, velocity):
-                found.append(group)
-    return tuple(found)
-
-
-def _stays_zero(
-    group: tuple[str, ...], moving: Mapping[str, Any], velocity: Mapping[str, Formula]
-) -> bool:
-    zero = {moving[name]: 0 for name in group}
-    return all(Chains.of(rebuilt(velocity[name].expr, zero)).is_zero for name in group)
+    return with_conditions(risk, f"velocity of {name}", short)
 
 
 # -- the published start ---------------------------------------------------------------------------
 
 
 def _published_start(flow: Flow, alpha: Any, theta: Any) -> dict[str, Any]:
-    size, dim = checks.scalar(alpha, "alpha"), flow.task.dim
+    size, dim = checks.positive(alpha, "alpha", "0.1"), flow.task.dim
     if not dim.is_Integer:
         raise InvalidInput(f"the start has entries, but the dimension is the symbol {dim}.")
-    if size.is_nonpositive:
-        raise InvalidInput(f"alpha = {alpha} must be positive.")
     root = sp.eye(int(dim)) if theta is None else sp.Matrix(checks.rows(theta, "theta"))
     if root.rows != dim:
         raise InvalidInput(f"theta has {root.rows} rows; dim = {dim} needs {dim}.")

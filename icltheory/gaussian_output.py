@@ -132,8 +132,7 @@ def output_error_expansion(law: Gaussian, u: Any, value: Any = None, order: int 
     >>> f.expr
     2*E/n
     """
-    if not isinstance(order, int) or order < 1:
-        raise InvalidInput(f"order = {order} is no number of terms; pass an integer >= 1.")
+    order = checks.integer(order, "order", 1, "2")
     _, scale2 = _shift(law, u)
     exact = output_error(law, u, value).expr
     moments = {

@@ -18,11 +18,12 @@ from sympy.polys.matrices import DomainMatrix
 
 from icltheory import checks
 from icltheory.attention import SoftmaxAttention, on_specifications
+from icltheory.constant_algebra import in_t
 from icltheory.errors import InvalidInput
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
 from icltheory.limit import consistent_scores, limit_risk
 from icltheory.matrices import Square
-from icltheory.risk import in_t, pair_averages
+from icltheory.standard_risk import pair_averages
 from icltheory.task import LinearRegression, refuse_options
 
 _EXACT = 4  # heads up to which the best values are written out

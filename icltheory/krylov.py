@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import sympy as sp
 
 from icltheory import checks, solver_steps
+from icltheory.chebyshev import Chebyshev
 from icltheory.errors import InvalidInput
-from icltheory.momentum import Chebyshev
 from icltheory.spectral import Solver
 from icltheory.symbols import lam
 

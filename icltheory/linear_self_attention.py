@@ -146,7 +146,9 @@ def outcome_risk(
     """
     count = number_of_steps(steps)
     if not count.is_Integer or count == 0:
-        raise InvalidInput(f"steps = {steps}: pass an integer >= 1.")
+        raise InvalidInput(
+            f"steps = {steps} is not an integer of at least 1; pass for example steps=2."
+        )
     if scale not in ("free", "fixed"):
         raise InvalidInput(f"scale = {scale!r}; pass 'free' or 'fixed'.")
     step = eta if step_size is None else checks.positive(step_size, "step_size", "0.5")

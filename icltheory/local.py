@@ -14,12 +14,19 @@ from functools import lru_cache
 
 import sympy as sp
 
-from icltheory import risk
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention, on_specifications
 from icltheory.errors import InvalidInput
 from icltheory.expansion import C, Kernel, U, influence_kernel, query_average
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
-from icltheory.laws.gaussian import isotropic_expectation, wick_moment
+from icltheory.local_linear import (
+    centred_task,
+    consistent_scale,
+    linear_constant,
+    linear_limit,
+    shift_of,
+    uncentred_risk,
+)
+from icltheory.standard_risk import standard_optimum, standard_risk
 from icltheory.symbols import g, n, t, v
 from icltheory.task import LinearRegression, refuse_options
 
@@ -38,7 +45,7 @@ def local_constant(task: LinearRegression) -> Formula:
     >>> local_constant(LinearRegression(dim=d, local=(1, 1))).expr
     (g**2/(1 - 2*g**2) + 1)/((1 - 2*g**2)**(d/2)*(g + 1)**2)
     """
-    rho, tau = _law(task)
+    rho, tau = shift_of(task)
     kernel, matrix = influence_kernel("softmax"), task.feature_cov.inverse() * (g / tau)
     pair = query_average(task, kernel, matrix, matrix)
     # The bracket is affine in g^2/(1 - 2 g^2), the tilted variance of the query times g^2.
@@ -144,11 +151,11 @@ def shift_floor(
         )
     _only_labels(attention)
     if isinstance(attention, LinearAttention):
-        scale = _consistent_scale(trained_on, attention)
-        limit = _linear_limit(tested_on, attention).subs(v, scale)
+        scale = consistent_scale(trained_on, attention)
+        limit = linear_limit(tested_on, attention).subs(v, scale)
         steps = (Step("trained scale", sp.Eq(v, scale)),)
     else:
-        (total, slope), (rho, tau) = _trained_heads(trained_on, attention), _law(tested_on)
+        (total, slope), (rho, tau) = _trained_heads(trained_on, attention), shift_of(tested_on)
         gain = rho * total + tau**2 * slope
         limit = tested_on.signal * (gain - 1) ** 2
         steps = (
@@ -172,20 +179,20 @@ def loss_constant(task: LinearRegression, attention: Attention) -> Formula:
     """`icl.loss_constant` on local examples: one head in t = k^2, or linear attention."""
     _only_labels(attention)
     if isinstance(attention, LinearAttention):
-        return _linear_constant(task, attention)
+        return linear_constant(task, attention)
     if attention.heads > 1:
         raise InvalidInput(
             f"{attention.heads} heads have no canonical family on local examples, where their "
             f"values do not sum to zero; give scores and values, or use icl.optimal_loss_constant."
         )
-    return local_constant(task).subs({g: _law(task)[1] * sp.sqrt(t)})
+    return local_constant(task).subs({g: shift_of(task)[1] * sp.sqrt(t)})
 
 
 def optimal_loss_constant(task: LinearRegression, attention: Attention) -> Formula:
     """`icl.optimal_loss_constant` on local examples."""
     _only_labels(attention)
     if isinstance(attention, LinearAttention):
-        return _linear_constant(task, attention)
+        return linear_constant(task, attention)
     if attention.heads == 1:
         return _optimal_one_head(task)
     constant, best, steps = _several_heads(task)
@@ -207,10 +214,10 @@ def finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
     the target.
     """
     _only_labels(attention)
-    rho, tau = _law(task)
+    rho, tau = shift_of(task)
     if isinstance(attention, LinearAttention) and not attention.centered:
-        return _uncentred_risk(task, attention)
-    centred = risk.finite_prompt_risk(_centred_task(task), attention)
+        return uncentred_risk(task, attention)
+    centred = standard_risk(centred_task(task), attention)
     expr, steps = centred.expr.subs(v, v * tau**2), list(centred.steps)
     if isinstance(attention, SoftmaxAttention):
         rest = 1 - rho * _TOTAL
@@ -249,7 +256,7 @@ def _optimal_one_head(task: LinearRegression) -> Formula:
     roots = poly.real_roots() if rational else [x for x in poly.nroots(n=30) if x.is_real]
     inside = [x for x in roots if x > 0 and 2 * x**2 < 1]
     best = min(inside, key=lambda x: constant.expr.subs(g, x).evalf(30))
-    square = (best / _law(task)[1]) ** 2
+    square = (best / shift_of(task)[1]) ** 2
     return Formula(
         "optimal loss constant, one softmax head, local examples",
         constant.expr.subs(g, best),
@@ -273,7 +280,7 @@ def _several_heads(task: LinearRegression) -> tuple[sp.Expr, sp.Expr, tuple[Step
     sum_h v_h = S_0, and order 1, sum_h v_h A_h = (1 - rho S_0)/tau^2 Sigma^{-1}; the others vanish
     for the heads (k Sigma^{-1}, 0) as k -> 0.
     """
-    (rho, tau), inverse = _law(task), task.feature_cov.inverse()
+    (rho, tau), inverse = shift_of(task), task.feature_cov.inverse()
     kernel, eps = influence_kernel("softmax"), sp.Symbol("epsilon")
     scaled = (kernel.polynomial * sp.exp(kernel.rate * U)).subs({U: eps * U, C: eps * C})
     orders = [sp.expand(sp.diff(scaled, eps, m).subs(eps, 0)) for m in (0, 1)]
@@ -298,7 +305,7 @@ def _several_heads(task: LinearRegression) -> tuple[sp.Expr, sp.Expr, tuple[Step
 
 def _trained_heads(task: LinearRegression, attention: SoftmaxAttention) -> tuple[sp.Expr, sp.Expr]:
     """sum_h v_h and sum_h v_h k_h of the optimal heads, or of the given ones."""
-    rho, tau = _law(task)
+    rho, tau = shift_of(task)
     if attention.scores is not None:
         if not attention.has_scalar_scores or attention.values is None:
             raise InvalidInput(
@@ -308,7 +315,8 @@ def _trained_heads(task: LinearRegression, attention: SoftmaxAttention) -> tuple
         pairs = zip(attention.values, attention.scores, strict=True)
         return sp.Add(*attention.values), sp.Add(*(value * k for value, k in pairs))
     if attention.heads == 1:
-        best = risk.optimal_loss_constant(task, attention).minimizer
+        head = standard_optimum(task, attention) if task.local is None else _optimal_one_head(task)
+        best = head.minimizer
         assert best is not None
         k = sp.sqrt(best[t])
         value = 1 / (rho + tau**2 * k)
@@ -317,102 +325,7 @@ def _trained_heads(task: LinearRegression, attention: SoftmaxAttention) -> tuple
     return total, sp.factor((1 - rho * total) / tau**2)
 
 
-# -- linear attention ----------------------------------------------------------------------------
-
-
-def _linear_constant(task: LinearRegression, attention: LinearAttention) -> Formula:
-    rho, tau = _law(task)
-    if rho != 0 and not attention.centered:
-        floor = shift_floor(task, task, attention).expr
-        raise InvalidInput(
-            f"uncentred linear attention has no 1/n constant on local examples: its prediction is "
-            f"not linear in the query, and its risk tends to {sp.N(floor, 6)} at best. Use "
-            f"LinearAttention(centered=True), or icl.finite_prompt_risk."
-        )
-    base = risk.loss_constant(_centred_task(task), attention)
-    return Formula(
-        f"loss constant, {attention.description}, local examples",
-        base.expr,
-        validity=base.validity,
-        references=_SOURCES,
-        steps=base.steps,
-        minimizer=sp.Dict({v: 1 / tau**2}),
-        attained=True,
-    )
-
-
-@lru_cache(maxsize=1)
-def _one_term() -> tuple[sp.Expr, sp.Expr, tuple[sp.Symbol, ...]]:
-    """Mean and mean square of y_i x_i'Sigma^{-1} x_q given theta and the query.
-
-    In r2 = x_q'Sigma^{-1} x_q, w = theta.x_q, T = theta'Sigma theta, the noise, rho and tau.
-    """
-    score, signal, noise = sp.symbols("score signal noise", real=True)
-    r2, w, size, noise_var, rho, tau = sp.symbols("r2 w T noise_var rho tau")
-    term = (rho * r2 + tau * score) * (rho * w + tau * signal + noise)
-    cov = [[r2, w, 0], [w, size, 0], [0, 0, noise_var]]
-    forms = [score, signal, noise]
-    mean, square = (wick_moment(sp.expand(x), forms, [0, 0, 0], cov) for x in (term, term**2))
-    return mean, square, (r2, w, size, noise_var, rho, tau)
-
-
-def _uncentred(task: LinearRegression, count: sp.Expr | None) -> sp.Expr:
-    """Risk of f = (v/n) sum_i y_i x_i'Sigma^{-1} x_q with n = `count`; None is its limit."""
-    mean, square, (r2, w, size, noise_var, rho, tau) = _one_term()
-    expr = (v * mean - w) ** 2
-    if count is not None:
-        expr += v**2 * (square - mean**2) / count
-    poly = sp.Poly(sp.expand(expr), w, size)
-    # Over theta: T -> R, and w^2 -> R r2/d under the average over directions of the query.
-    table = {(0, 0): sp.S.One, (0, 1): task.signal, (2, 0): task.signal * r2 / task.dim}
-    averaged = sp.Add(*(c * table[powers] for powers, c in poly.terms()))
-    local = dict(zip((rho, tau), _law(task), strict=True))
-    averaged = sp.expand(averaged.subs({noise_var: task.noise_var, **local}, simultaneous=True))
-    return sp.expand(isotropic_expectation(averaged, r2, dim=task.dim).expr)
-
-
-def _uncentred_risk(task: LinearRegression, attention: LinearAttention) -> Formula:
-    mean, square, _ = _one_term()
-    limit = _linear_limit(task, attention)
-    variance = sp.factor(sp.expand(n * (_uncentred(task, n) - limit)))
-    return Formula(
-        f"exact risk, {attention.description}, local examples",
-        sp.collect(limit, v, sp.factor) + variance / n,
-        validity=task.validity,
-        references=_SOURCES,
-        steps=(
-            Step("mean of one term given theta and the query", sp.Eq(sp.Symbol("m_1"), mean)),
-            Step("mean square of one term", sp.Eq(sp.Symbol("m_2"), square)),
-        ),
-    )
-
-
-def _linear_limit(task: LinearRegression, attention: LinearAttention) -> sp.Expr:
-    if attention.centered:
-        return task.signal * (v * _law(task)[1] ** 2 - 1) ** 2
-    return _uncentred(task, None)
-
-
-def _consistent_scale(task: LinearRegression, attention: LinearAttention) -> sp.Expr:
-    """The scale at which the limit of the risk is smallest."""
-    (best,) = sp.solve(sp.diff(_linear_limit(task, attention), v), v)
-    return sp.factor(best)
-
-
 # -- small helpers -------------------------------------------------------------------------------
-
-
-def _law(task: LinearRegression) -> tuple[sp.Expr, sp.Expr]:
-    """(rho, tau); (0, 1) for examples independent of the query."""
-    return task.local or (sp.S.Zero, sp.S.One)
-
-
-def _centred_task(task: LinearRegression) -> LinearRegression:
-    """What the centred part of a prompt is: features of scale tau, so noise of variance
-    noise_var/tau^2 at features of covariance Sigma, and scores tau^2 as large."""
-    noise = task.noise_var / _law(task)[1] ** 2
-    moment = task.coef_moment
-    return task.replaced(local=None, noise_var=noise, coef_cov=moment, coef_mean=None)
 
 
 def _only_labels(attention: Attention) -> None:

@@ -368,3 +368,22 @@ def explicit(expr: Any, values: Mapping[Any, Any]) -> Any:
             out = out + arg if isinstance(expr, sp.MatAdd) else out * arg
         return out
     return expr.func(*args)
+
+
+def rebuilt(expr: Any, table: Mapping[Any, Any]) -> Any:
+    """`expr` with symbols replaced (0 stands for a zero matrix too), products with zero dropped."""
+    if expr in table:
+        value = table[expr]
+        return sp.ZeroMatrix(*expr.shape) if is_matrix(expr) and value == 0 else value
+    if not expr.args or isinstance(expr, (sp.MatrixSymbol, sp.MatrixBase, sp.Identity)):
+        return expr
+    args = [rebuilt(arg, table) for arg in expr.args]
+    if isinstance(expr, (Form, sp.Trace)):
+        return trace(args[0])
+    if isinstance(expr, sp.Transpose):
+        return transposed(args[0])
+    if isinstance(expr, sp.MatAdd):
+        return total(args)
+    if isinstance(expr, sp.MatMul):
+        return product(*args)
+    return expr.func(*args)

@@ -94,17 +94,18 @@ def pair_slope(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
 
 @on_specifications(supports=("coef_mean",))
 def pair_scale(task: LinearRegression) -> Formula:
-    """Leading order of the best k^2 of the symmetric pair, of order 1/n as n -> infinity.
+    """Leading order of the best scale k of the symmetric pair, of order n^(-1/2) as n -> infinity.
 
-    The exact slope at t = 0 against the curvature of the loss constant over n. Source: derived here.
+    The exact slope at t = k^2 = 0 against the curvature of the loss constant over n. Source: derived
+    here.
 
-    >>> sp.factor(pair_scale(LinearRegression(dim=5)).expr)
-    1/(6*n)
+    >>> pair_scale(LinearRegression(dim=5)).expr
+    sqrt(6)/(6*sqrt(n))
     """
     slope, curvature = _leading(task)
     return Formula(
-        "best k^2 of two opposite heads, leading order",
-        sp.factor(-slope / curvature) / n,
+        "best scale k of two opposite heads, leading order",
+        sp.sqrt(sp.factor(-slope / curvature) / n),
         validity=task.validity,
         references=_SOURCES,
         steps=_balance(slope, curvature),

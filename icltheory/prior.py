@@ -15,7 +15,6 @@ from itertools import combinations_with_replacement
 
 import sympy as sp
 
-from icltheory import risk
 from icltheory.attention import Attention, SoftmaxAttention, on_specifications
 from icltheory.errors import InvalidInput
 from icltheory.expansion import Kernel, U
@@ -23,6 +22,12 @@ from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
 from icltheory.laws.gaussian import quadratic_tilt, tilted_mean, wick_moment
 from icltheory.limit import is_consistent, limit_risk
 from icltheory.matrices import Square
+from icltheory.standard_risk import (
+    at_best_value,
+    standard_constant,
+    standard_optimum,
+    standard_risk,
+)
 from icltheory.symbols import k, n, t, v
 from icltheory.task import LinearRegression, refuse_options
 
@@ -103,7 +108,11 @@ def prior_crossing(task: LinearRegression, attention: Attention) -> Formula:
     """
     if "skip" in attention.options:
         raise InvalidInput("with a skip path the context always helps; there is no crossing.")
-    best = risk.optimal_finite_prompt_risk(task, attention)
+    if isinstance(attention, SoftmaxAttention) and attention.options:
+        formula = finite_prompt_risk(task, attention)
+    else:
+        formula = standard_risk(task, attention)
+    best = at_best_value(formula, attention)
     crossing = largest_root(best.expr - spread(task), n)
     return Formula(
         f"prompt length below which the prior alone is better, {attention.description}",
@@ -127,7 +136,7 @@ def loss_constant(task: LinearRegression, attention: SoftmaxAttention) -> Formul
     if attention.scores is not None:
         return _explicit(task, attention)
     task, plain, step = _reduced(task, attention)
-    constant = risk.loss_constant(task, plain)
+    constant = standard_constant(task, plain)
     return _renamed(constant, attention, step)
 
 
@@ -136,10 +145,10 @@ def optimal_loss_constant(task: LinearRegression, attention: SoftmaxAttention) -
     reads = "feature_values" in attention.options and "skip" not in attention.options
     if not reads or attention.heads == 1 or task.coef_mean is None:
         task, plain, step = _reduced(task, attention)
-        return _renamed(risk.optimal_loss_constant(task, plain), attention, step)
+        return _renamed(standard_optimum(task, plain), attention, step)
     refuse_options(task.scenario, ("coef_mean",))
     enough = 2 * task.dim + 2
-    around = risk.optimal_loss_constant(task.replaced(coef_mean=None), PAIR)
+    around = standard_optimum(task.replaced(coef_mean=None), PAIR)
     known = reading_bound(task)
     if attention.heads < enough:
         raise InvalidInput(
@@ -169,8 +178,8 @@ def finite_prompt_risk(task: LinearRegression, attention: SoftmaxAttention) -> F
     their best."""
     refuse_options(task.scenario, ("coef_mean",))
     plain = SoftmaxAttention(heads=attention.heads, scores=attention.scores)
-    around = risk.finite_prompt_risk(task.replaced(coef_mean=None), plain)
-    bias = risk.finite_prompt_risk(LinearRegression(dim=task.dim), plain).expr
+    around = standard_risk(task.replaced(coef_mean=None), plain)
+    bias = standard_risk(LinearRegression(dim=task.dim), plain).expr
     reading, target = sp.symbols("p z", real=True)
     # B is the bias functional: risk of the values p at target (1 - zeta) theta_0.x_q = z theta_0.x_q.
     functional = sp.expand(target**2 * sp.expand(bias).subs(v, reading / target))
@@ -233,7 +242,7 @@ def _explicit(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
         )
     assert attention.values is not None
     plain = SoftmaxAttention(scores=attention.scores, values=attention.values)
-    around = risk.loss_constant(task.replaced(coef_mean=None), plain)
+    around = standard_constant(task.replaced(coef_mean=None), plain)
     mean = sp.zeros(int(task.dim), 1) if task.coef_mean is None else sp.Matrix(task.coef_mean)
     readers = readers or ((sp.S.Zero,) * int(task.dim),) * attention.heads
     readings = [

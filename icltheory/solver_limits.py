@@ -17,6 +17,7 @@ import sympy as sp
 from icltheory import checks
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.formula import Formula, Step
+from icltheory.late_residuals import late_series
 from icltheory.laws.inverse_wishart import inverse_wishart_moment
 from icltheory.laws.spectra import (
     MARCHENKO_PASTUR,
@@ -190,7 +191,7 @@ def _square_limit(solver: Solver, steps: Any, gamma: sp.Expr, noise: sp.Expr) ->
             "numeric.solver_risk_limit."
         )
     if isinstance(solver, GradientFlow):
-        _, rate, _ = decay(solver, steps)
+        _, rate, _ = late_series(solver, steps)
         s = _scaled(rate * length_symbol, solver)
         series = _hypergeometric(lambda j: (-1) ** j / sp.factorial(j) * _square_moment(j), s)
         return sp.hyperexpand(series)
@@ -266,7 +267,7 @@ def late_solver_risk(
         raise InvalidInput(f"order = {order!r}: pass 1 for the leading law, 2 with the next term.")
     length = checks.positive_integer(n, "n", "n=40")
     dim = checks.positive_integer(d, "d", "d=20")
-    power, leading, second = decay(solver, steps)
+    power, leading, second = late_series(solver, steps)
     if leading == 0:
         raise InvalidInput(
             f"steps = {steps} leaves every residual at 1; the law is for many steps."
@@ -293,20 +294,3 @@ def late_solver_risk(
             Step("eigenvalues near 0", equation("rho", factor * lam**a * (1 - b * lam))),
         ),
     )
-
-
-def decay(solver: Solver, steps: Any) -> tuple[int, sp.Expr, sp.Expr]:
-    """p, A, A_2 of -log r(lam)^2 = A lam^p + A_2 lam^{p+1} + ..."""
-    if isinstance(solver, GradientFlow):
-        rate = sp.diff(solver.residual_filter(steps), lam).subs(lam, 0)
-        return 1, -2 * rate, sp.S.Zero
-    if not isinstance(solver, PowerSolver) or solver.contraction.subs(lam, 0) != 1:
-        raise InvalidInput(
-            f"{solver!r} is no power of one contraction: its late risk is not known here; pass "
-            f"gradient descent or flow, iterative Newton or a hyperpower iteration."
-        )
-    contraction = sp.Poly(solver.contraction, lam)
-    (p,), _ = contraction.terms()[-2]
-    series = sp.series(-sp.log(solver.contraction), lam, 0, p + 2).removeO()
-    count = 2 * solver.power(steps)
-    return int(p), count * series.coeff(lam, p), count * series.coeff(lam, p + 1)

@@ -209,10 +209,7 @@ class HyperPower(MatrixIteration):
     description: ClassVar[str] = "hyperpower iteration"
 
     def __post_init__(self) -> None:
-        order = checks.positive_integer(self.order, "order", "order=3")
-        if not order.is_Integer or order < 2:
-            raise InvalidInput(f"order = {self.order} is no integer above 1; pass order=3.")
-        object.__setattr__(self, "order", int(order))
+        object.__setattr__(self, "order", checks.integer(self.order, "order", 2, "3"))
         _set_scale(self)
 
     def update(self, matrix: Any, shifted: Any) -> Any:

@@ -16,8 +16,8 @@ from numeric.best_of_n import tilting_limit_risk as tilting_limit_risk
 from numeric.best_step import BestMatch as BestMatch
 from numeric.best_step import Slope as Slope
 from numeric.best_step import best_match as best_match
-from numeric.binary_decoding import BinaryChannel as BinaryChannel
 from numeric.binary_decoding import BitErrors as BitErrors
+from numeric.binary_decoding import DecodingChannel as DecodingChannel
 from numeric.binary_decoding import averaged_errors as averaged_errors
 from numeric.binary_decoding import decoding_channel as decoding_channel
 from numeric.binary_decoding import greedy_errors as greedy_errors
@@ -165,11 +165,13 @@ from numeric.similarity_theory import (
 from numeric.softmax_mean import SoftmaxMean as SoftmaxMean
 from numeric.softmax_mean import simulate_softmax_mean as simulate_softmax_mean
 from numeric.softmax_mean import softmax_mean_error as softmax_mean_error
+from numeric.softmax_mean import softmax_mean_risk as softmax_mean_risk
 from numeric.solver_filters import conditional_risk as conditional_risk
 from numeric.solver_filters import solver_residuals as solver_residuals
 from numeric.solver_limits import late_solver_risk as late_solver_risk
 from numeric.solver_limits import solver_risk_limit as solver_risk_limit
 from numeric.solver_loops import step_solver as step_solver
+from numeric.solvers import PrefixRisk as PrefixRisk
 from numeric.solvers import SolverErrors as SolverErrors
 from numeric.solvers import SolverRun as SolverRun
 from numeric.solvers import run_solvers as run_solvers

@@ -100,18 +100,21 @@ def _root(matrix: Square) -> np.ndarray:
     return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
 
-def positive_integers(value: Any, name: str, minimum: int = 1) -> np.ndarray:
-    """Integers of at least `minimum` as float64 (exact up to 2^53, and large values allowed)."""
+def positive_integers(value: Any, name: str, minimum: int = 1, reason: str = "") -> np.ndarray:
+    """Integers of at least `minimum` as float64 (exact up to 2^53, and large values allowed).
+
+    `reason` tells, after a semicolon, why smaller ones are refused.
+    """
     array = real(value, name)
     if array.size == 0 or not np.all(np.isfinite(array)):
         raise InvalidInput(
             f"{name} contains empty, NaN or infinite entries; pass integers >= {minimum}."
         )
-    if np.any(array != np.floor(array)) or np.any(array < minimum):
-        bad = array.ravel()[(array.ravel() != np.floor(array.ravel())) | (array.ravel() < minimum)][
-            0
-        ]
-        raise InvalidInput(f"{name} = {bad:g} is not an integer of at least {minimum}.")
+    wrong = (array != np.floor(array)) | (array < minimum)
+    if np.any(wrong):
+        first = np.atleast_1d(array)[np.atleast_1d(wrong)][0]
+        because = f"; {reason}" if reason else ""
+        raise InvalidInput(f"{name} = {first:g} is not an integer of at least {minimum}{because}.")
     return array
 
 
@@ -137,6 +140,16 @@ def number(value: Any, name: str) -> float:
     if array.ndim:
         raise InvalidInput(f"{name} has shape {array.shape}; pass one number.")
     return float(array)
+
+
+def positive(value: Any, name: str, example: str) -> float:
+    """One finite number > 0; `example` shows a right value."""
+    given = number(value, name)
+    if given <= 0:
+        raise InvalidInput(
+            f"{name} = {given:g} is not positive; pass for example {name}={example}."
+        )
+    return given
 
 
 def nonnegative(value: Any, name: str) -> float:

@@ -16,10 +16,10 @@ import numpy as np
 from scipy import optimize
 
 from icltheory.attention import SoftmaxAttention
-from icltheory.errors import InvalidInput, OutOfDomain
+from icltheory.errors import OutOfDomain
 from icltheory.risk import optimal_loss_constant
 from icltheory.task import LinearRegression
-from numeric.arrays import TaskArrays, finite, task_arrays
+from numeric.arrays import TaskArrays, positive, task_arrays
 from numeric.finite_prompt import FiniteRisk
 from numeric.prompt_moments import LARGEST_LENGTH, checked_lengths
 from numeric.risk import optimal_risk
@@ -102,9 +102,7 @@ def prompt_length_for(task: LinearRegression, eps: float) -> PromptLength:
     (161, 0.09977, 191.6)
     """
     arrays = task_arrays(task)
-    target = finite(eps, "eps")
-    if target.ndim or target <= 0:
-        raise InvalidInput(f"eps = {eps} is not one positive number; the risk stays above 0.")
+    target = positive(eps, "eps", "0.1")
     leading = float(optimal_loss_constant(task, _ONE_HEAD)) / float(target)
 
     def risk(length: float) -> float:

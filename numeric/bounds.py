@@ -15,7 +15,8 @@ from icltheory.formula import Formula
 from icltheory.laws.tokens import TokenLaw
 from numeric.arrays import finite, positive_integers
 from numeric.compile import Evaluator, compile
-from numeric.laws import EmpiricalArray, array_law
+from numeric.empirical_law import EmpiricalArray
+from numeric.laws import array_law
 from numeric.tokens import leading_covariance, limit_output, weight_moment
 
 

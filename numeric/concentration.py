@@ -216,7 +216,7 @@ def concentration_figure(
     """Squared error of a softmax head against n: simulated, exact, leading term, bound.
 
     `u`: one dual point (d,); `prompt_lengths`: the simulated ones, at least two integers. The exact
-    curve and the others run over the same range. Draw it with `numeric.plot.draw`.
+    curve and the others run over the same range. Draw it with `.draw(ax)`.
 
     >>> import icltheory as icl
     >>> figure = concentration_figure(icl.Gaussian([0], [[1]]), [1.0], [3, 30], prompts=100)

@@ -20,7 +20,7 @@ import sympy as sp
 import icltheory.contraction as exact
 from icltheory import checks
 from icltheory.errors import InvalidInput, OutOfDomain
-from numeric.arrays import integer, number, positive_integers
+from numeric.arrays import integer, positive, positive_integers
 
 _LARGEST_LIMIT = 10**8
 _BLOCK = 4_000_000  # numbers in one table
@@ -84,9 +84,7 @@ def contraction_moments_limit(powers: Any, gamma: float, step_size: float) -> np
     array([ True,  True,  True])
     """
     orders = positive_integers(powers, "powers", 0)
-    ratio, step = number(gamma, "gamma"), float(rational_step(step_size))
-    if not ratio > 0:
-        raise InvalidInput(f"gamma = {ratio:g} is not positive; pass the limit of d/n.")
+    ratio, step = positive(gamma, "gamma", "0.5"), float(rational_step(step_size))
     if orders.max() > _LARGEST_LIMIT:
         raise InvalidInput(
             f"powers reach {orders.max():.3g}; pass powers up to {_LARGEST_LIMIT:.0g}."

@@ -21,7 +21,7 @@ from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.finite_prompt import valley_drift as leading_drift
 from icltheory.symbols import b as label_weight
 from icltheory.task import LinearRegression
-from numeric.arrays import finite, task_arrays
+from numeric.arrays import finite, positive, task_arrays
 from numeric.block_optimum import (
     Coordinates,
     differences,
@@ -116,9 +116,7 @@ def valley_drift(
     """
     arrays = task_arrays(task)
     risk, recorded = _risk(task, prompt_length, query_cov), sorted_times(times)
-    start = finite(b0, "b0")
-    if start.ndim or start <= 0:
-        raise InvalidInput(f"b0 = {b0} is not one positive number; the valley has b > 0.")
+    start = positive(b0, "b0", "1.5")
     if method not in ("exact", "leading"):
         raise InvalidInput(f"method = {method!r} is unknown; pass 'exact' or 'leading'.")
     if risk.lengths[0] == 1:

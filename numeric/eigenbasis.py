@@ -17,7 +17,7 @@ import sympy as sp
 
 from icltheory.errors import InvalidInput
 from icltheory.symbols import frobenius, lam, lam_max, lam_min, trace
-from numeric.arrays import positive_integers
+from numeric.arrays import finite, positive_integers
 
 _SYMBOLS = (lam, lam_min, lam_max, trace, frobenius)
 
@@ -164,3 +164,14 @@ def checked_prompts(X: Any, y: Any, prefixes: Any) -> tuple[np.ndarray, np.ndarr
             f"0 to {points}, such as range({points + 1})."
         )
     return X.astype(float, copy=False), y.astype(float, copy=False), counts
+
+
+def query_covariance(value: Any, prompts: int, dim: int) -> np.ndarray:
+    """(d, d) or (B, 1, d, d), to multiply weights of (B, P, K, d)."""
+    covariance = finite(value, "covariance")
+    if covariance.shape not in ((dim, dim), (prompts, dim, dim)):
+        raise InvalidInput(
+            f"covariance has shape {covariance.shape}; pass ({dim}, {dim}) or "
+            f"({prompts}, {dim}, {dim})."
+        )
+    return covariance if covariance.ndim == 2 else covariance[:, None]

@@ -16,7 +16,7 @@ from scipy.special import softmax
 
 from icltheory.errors import InvalidInput
 from icltheory.laws.tokens import TokenLaw
-from numeric.arrays import finite
+from numeric.arrays import finite, nonnegative, number
 from numeric.finite_prompt import score_matrix
 from numeric.laws import array_law
 from numeric.montecarlo import Estimate, Seed, single_length, stream
@@ -124,7 +124,7 @@ def _layer(
         raise InvalidInput(
             f"features has type {type(features).__name__}; pass a token law, e.g. icl.Rademacher(dim=2)."
         )
-    value, noise = _number(b, "b"), _number(noise_var, "noise_var")
+    value, noise = number(b, "b"), nonnegative(noise_var, "noise_var")
     matrix = score_matrix(A, features.dim)
     coefs = finite(coef_cov, "coef_cov")
     coefs = coefs * np.eye(features.dim) if coefs.ndim == 0 else coefs
@@ -135,13 +135,4 @@ def _layer(
         np.linalg.eigvalsh(coefs)[0] < -1e-12 * size
     ):
         raise InvalidInput("coef_cov is no second moment: it must be symmetric, eigenvalues >= 0.")
-    if noise < 0:
-        raise InvalidInput(f"noise_var = {noise:g} is negative; a variance is at least 0.")
     return matrix, value, coefs, noise
-
-
-def _number(value: Any, name: str) -> float:
-    array = finite(value, name)
-    if array.ndim:
-        raise InvalidInput(f"{name} has shape {array.shape}; pass one number.")
-    return float(array)

@@ -6,7 +6,7 @@ functions for users, which broadcast and check, are in `numeric.tokens`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache, singledispatch
 from typing import Any
 
@@ -16,32 +16,9 @@ from scipy.special import logsumexp
 import icltheory as icl
 from icltheory.errors import InvalidInput
 from icltheory.laws.tokens import TokenLaw
+from numeric.array_law_base import ArrayLaw, choose
+from numeric.empirical_law import EmpiricalArray
 from numeric.special import bessel_quotient, bessel_slope, log_bessel
-
-_BLOCK = 2**18  # float64 values of a temporary block: 2 MB, so that it stays in cache
-
-
-class ArrayLaw:
-    """What every law offers. `tilt` and `cov` are exact up to rounding wherever `gauge` is below 1."""
-
-    dim: int
-    gauge: Callable[[np.ndarray], np.ndarray] | None = None
-    """u (m, d) -> (m,); K(u) is finite iff it is below 1. `None`: finite everywhere."""
-    gauge_name = ""
-    gauge_degree = 1
-    """gauge(c u) = c^degree gauge(u) for c > 0."""
-
-    def tilt(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """K(u) (m,) and grad K(u) (m, d)."""
-        raise NotImplementedError
-
-    def cov(self, u: np.ndarray) -> np.ndarray:
-        """Hess K(u), (m, d, d)."""
-        raise NotImplementedError
-
-    def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """`size` independent tokens, (size, d)."""
-        raise NotImplementedError
 
 
 def array_law(law: Any) -> ArrayLaw:
@@ -122,7 +99,7 @@ class _Mixture(ArrayLaw):
         return np.tensordot(shares, self._covs, axes=1) + between
 
     def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        kinds = _choose(rng, np.cumsum(self._weights), size)
+        kinds = choose(rng, np.cumsum(self._weights), size)
         out = np.empty((size, self.dim))
         for k, part in enumerate(self._parts):
             chosen = kinds == k
@@ -171,7 +148,7 @@ class _DiscreteScale(_ScaleMixture):
         return total, mean, spread
 
     def _draw(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        return self._scales[_choose(rng, np.cumsum(self._weights), size)]
+        return self._scales[choose(rng, np.cumsum(self._weights), size)]
 
 
 class _GammaScale(_ScaleMixture):
@@ -287,76 +264,7 @@ class _Sphere(ArrayLaw):
         return z * (self._radius / np.sqrt(np.sum(z * z, axis=1, keepdims=True)))
 
 
-# -- data, and regression tokens -------------------------------------------------------------------
-
-
-class EmpiricalArray(ArrayLaw):
-    """Blocks of queries against blocks of points: memory does not grow with either."""
-
-    def __init__(self, points: np.ndarray, weights: np.ndarray | None) -> None:
-        self.dim, self._points = points.shape[1], points
-        self._cumulative = None if weights is None else np.cumsum(weights)
-        self._log_weights = None if weights is None else np.log(weights)
-
-    def _blocks(self, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        for start in range(0, len(self._points), rows):
-            part = slice(start, start + rows)
-            logs = self._log_weights
-            yield self._points[part], None if logs is None else logs[part]
-
-    def tilt(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        cgf, mean = np.empty(len(u)), np.empty(u.shape)
-        queries = 256
-        for start in range(0, len(u), queries):
-            part = slice(start, start + queries)
-            cgf[part], mean[part] = self._tilt(u[part])
-        return cgf, mean
-
-    def _tilt(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        top, total = np.full(len(u), -np.inf), np.zeros(len(u))
-        mean = np.zeros(u.shape)
-        for points, logs in self._blocks(max(1, _BLOCK // len(u))):
-            scores = u @ points.T
-            if logs is not None:
-                scores += logs
-            # Softmax in one pass: what was summed is rescaled when the maximum moves.
-            peak = np.maximum(top, scores.max(axis=1))
-            shrink = np.exp(top - peak)
-            scores -= peak[:, None]
-            np.exp(scores, out=scores)
-            total = total * shrink + scores.sum(axis=1)
-            mean = mean * shrink[:, None] + scores @ points
-            top = peak
-        log_count = np.log(len(self._points)) if self._log_weights is None else 0.0
-        return top + np.log(total) - log_count, mean / total[:, None]
-
-    def mean_of(self, function: Callable[[np.ndarray], np.ndarray]) -> float:
-        """E f(z) of a function of points (m, d) -> (m,)."""
-        total = 0.0
-        for points, logs in self._blocks(max(1, _BLOCK // self.dim)):
-            values = function(points)
-            total += values.sum() / len(self._points) if logs is None else np.exp(logs) @ values
-        return float(total)
-
-    def cov(self, u: np.ndarray) -> np.ndarray:
-        out = np.zeros((len(u), self.dim, self.dim))
-        rows = min(len(self._points), max(1, _BLOCK // self.dim))
-        queries = max(1, _BLOCK // (rows * self.dim))
-        for start in range(0, len(u), queries):
-            here = u[start : start + queries]
-            cgf, mean = self._tilt(here)
-            for points, logs in self._blocks(rows):
-                scores = here @ points.T - cgf[:, None]
-                scores += -np.log(len(self._points)) if logs is None else logs
-                centred = points - mean[:, None]
-                weighted = centred * np.exp(scores)[:, :, None]
-                out[start : start + queries] += np.matmul(weighted.swapaxes(1, 2), centred)
-        return out
-
-    def sample(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        if self._cumulative is None:
-            return self._points[rng.integers(len(self._points), size=size)]
-        return self._points[_choose(rng, self._cumulative, size)]
+# -- regression tokens -------------------------------------------------------------------
 
 
 class _Regression(ArrayLaw):
@@ -385,12 +293,6 @@ class _Regression(ArrayLaw):
         x = self._features.sample(rng, size)
         y = x @ self._coef + np.sqrt(self._noise) * rng.standard_normal(size)
         return np.column_stack([x, y])
-
-
-def _choose(rng: np.random.Generator, cumulative: np.ndarray, size: int) -> np.ndarray:
-    """Indices with the probabilities whose running sums are given."""
-    picks = np.searchsorted(cumulative, rng.random(size) * cumulative[-1], side="right")
-    return np.minimum(picks, len(cumulative) - 1)
 
 
 # -- which class -----------------------------------------------------------------------------------

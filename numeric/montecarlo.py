@@ -17,7 +17,7 @@ import numpy as np
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
 from icltheory.errors import InfiniteVariance, InvalidInput
 from icltheory.task import LinearRegression, refuse_options
-from numeric.arrays import SCENARIOS, positive_integers, task_arrays
+from numeric.arrays import SCENARIOS, integer, task_arrays
 from numeric.progress import progress_bar
 from numeric.samplers import (
     Heads,
@@ -120,7 +120,7 @@ def monte_carlo_risk(
         `SoftmaxAttention(heads=2)` with k and v for the pair of scores (k, -k) and values (v, -v),
         consistent at v = 1/(2k); `LinearAttention(...)` with value_scale a and no score_scale. A
         skip path and feature values need their numbers.
-    prompt_length: n >= 1 (>= 2 for the centred layer).
+    prompt_length: n >= 1 (>= 2 for the centred layer), one length; `numeric.sweep` runs several.
     prompts: number of independent prompts, at least 2.
     seed: integer >= 0 or `numpy.random.SeedSequence`. Every batch has its own child seed, so the
         same seed and `batch` give the same number.
@@ -261,13 +261,13 @@ def stream(
     >>> abs(estimate.value - 0.5) < 5 * estimate.standard_error
     True
     """
-    total = int(_single(prompts, "prompts", 2))
+    total = integer(prompts, "prompts", 2)
     if 8 * floats > _LARGEST_PROMPT:
         raise InvalidInput(
             f"one prompt would need {8 * floats / 2**30:.3g} GiB; sample shorter prompts, or use "
             f"numeric.exact_risk, which takes any prompt length."
         )
-    size = max(1, _BUDGET // (8 * floats)) if batch is None else int(_single(batch, "batch", 1))
+    size = max(1, _BUDGET // (8 * floats)) if batch is None else integer(batch, "batch")
     size = min(size, total)
     root = seed_sequence(seed)
     accumulator = Streaming()
@@ -309,7 +309,12 @@ def child_seed(root: np.random.SeedSequence, key: int) -> np.random.SeedSequence
 
 def single_length(prompt_length: Any, minimum: int = 1) -> int:
     """One prompt length as an int of at least `minimum`."""
-    return int(_single(prompt_length, "prompt_length", minimum))
+    if np.size(prompt_length) > 1:
+        raise InvalidInput(
+            f"prompt_length has shape {np.shape(prompt_length)}; a sample has one prompt length: pass "
+            f"one integer and loop over the lengths, or hand the grid to numeric.sweep."
+        )
+    return integer(prompt_length, "prompt_length", minimum)
 
 
 # -- the constant ------------------------------------------------------------------------------------
@@ -354,13 +359,3 @@ def _require_finite_variance(whitened: list[np.ndarray], values: list[float], he
                 f"infinite. Use the closed form icl.head_constant, or the quadrature "
                 f"numeric.exact_risk at finite n."
             )
-
-
-# -- numbers -----------------------------------------------------------------------------------------
-
-
-def _single(value: Any, name: str, minimum: int) -> float:
-    array = positive_integers(value, name, minimum)
-    if array.shape != ():
-        raise InvalidInput(f"{name} has shape {array.shape}; pass one integer.")
-    return float(array)

@@ -144,9 +144,16 @@ def _over_scales(
     return tuple(np.asarray(row)[()] for row in result)
 
 
+_DIFFERENCES = (
+    "opposite heads and centred layers read differences between examples, which one example lacks"
+)
+
+
 def checked_lengths(prompt_length: Any, minimum: int = 1) -> np.ndarray:
     """Prompt lengths as float64 (whole numbers), within the range of the quadrature."""
-    lengths = positive_integers(prompt_length, "prompt_length", minimum)
+    lengths = positive_integers(
+        prompt_length, "prompt_length", minimum, _DIFFERENCES if minimum > 1 else ""
+    )
     if np.any(lengths > LARGEST_LENGTH):
         raise OutOfDomain(
             f"prompt_length = {lengths.max():g} is above {LARGEST_LENGTH:g}, where the quadrature "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from icltheory.errors import InvalidInput
-from numeric.arrays import integer, number
+from numeric.arrays import integer, nonnegative, number
 from numeric.montecarlo import Seed, seed_sequence
 
 _BASES = ("per_prompt", "per_batch")
@@ -49,6 +49,9 @@ def solver_prompts(
 
     Parameters
     ----------
+    dim, points, prompts: d, N and B, each >= 1. The dimension comes first, as in `icl.LinearRegression`
+        and the models of `finite`. N counts the example that is predicted last: prefixes have up to
+        N - 1 examples before it.
     kappa: condition number of the feature covariance: dim // 2 eigenvalues are kappa times the
         others. 1 is the identity.
     normalize_trace: True scales the covariance to trace `dim` (the released code), False leaves the
@@ -70,15 +73,12 @@ def solver_prompts(
         integer(value, name)
         for name, value in (("dim", dim), ("points", points), ("prompts", prompts))
     )
-    kappa, noise = number(kappa, "kappa"), number(noise_var, "noise_var")
-    spread = 1 / d if coef_var is None else number(coef_var, "coef_var")
+    kappa, noise = number(kappa, "kappa"), nonnegative(noise_var, "noise_var")
+    spread = 1 / d if coef_var is None else nonnegative(coef_var, "coef_var")
     if basis not in _BASES:
         raise InvalidInput(f"basis = {basis!r} is not one of {', '.join(_BASES)}.")
     if kappa < 1:
         raise InvalidInput(f"kappa = {kappa:g} is below 1, the smallest condition number.")
-    for name, value in (("noise_var", noise), ("coef_var", spread)):
-        if value < 0:
-            raise InvalidInput(f"{name} = {value:g} is negative; a variance is at least 0.")
     if kappa > 1 and d == 1:
         raise InvalidInput(f"kappa = {kappa:g} needs dim >= 2; in one dimension it is 1.")
     root = seed_sequence(seed)

@@ -196,10 +196,10 @@ def best_pair(setting: Setting, n: float) -> tuple[float, float, float]:
     """(risk, k, v) of the best pair of scores +-k and values +-v, in units of the signal."""
     start, slope = (f(n=n, d=setting.dim, noise_var=setting.noise) for f in _pair_expansion())
     if setting.include_query or setting.local != _NO_SHIFT:
-        return _best_scale(setting, n, (1, -1), math.sqrt(start))
+        return _best_scale(setting, n, (1, -1), start)
     reach = _EXPANSION_RANGE / (setting.dim + 4)
-    if start > _EXPANDED * reach:
-        return _best_scale(setting, n, (1, -1), math.sqrt(start))
+    if start**2 > _EXPANDED * reach:
+        return _best_scale(setting, n, (1, -1), start)
     # In long prompts the gain is of relative order 1/n^2. The slope at 0 is known; the rest of the
     # expansion is read off at scales where it is not lost in rounding.
     step = QueryLattice(setting.dim, n).step
@@ -208,7 +208,7 @@ def best_pair(setting: Setting, n: float) -> tuple[float, float, float]:
     small = family_risk(setting, n, (1, -1), 0.0, None)[0]
     risks = np.array([family_risk(setting, n, (1, -1), math.sqrt(x), None)[0] for x in t])
     rest = np.polynomial.Polynomial.fit(t, ((risks - small) / t - slope) / t, 4)
-    best = start
+    best = start**2
     for _ in range(50):
         best = -slope / (2 * rest(best) + best * rest.deriv()(best))
     k = math.sqrt(best)
@@ -264,6 +264,6 @@ def minimum_on_lattice(
 
 @lru_cache(maxsize=1)
 def _pair_expansion() -> tuple[Evaluator, Evaluator]:
-    """Leading order of the best k^2 of a pair, and the slope of its risk at k^2 = 0."""
+    """Leading order of the best k of a pair, and the slope of its risk at k^2 = 0."""
     task = LinearRegression(dim=d, noise_var=noise_var)
     return compile(pair_scale(task)), compile(pair_slope(task, SoftmaxAttention(heads=2)))

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from icltheory.chebyshev import Chebyshev
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.gd_plus_plus import GDPlusPlus
 from icltheory.krylov import ConjugateGradient
-from icltheory.momentum import Chebyshev, MomentumSolver
+from icltheory.momentum import MomentumSolver
 from icltheory.solvers import (
     GradientFlow,
     MatrixIteration,
@@ -30,8 +31,8 @@ from icltheory.solvers import (
     Solver,
 )
 from icltheory.symbols import lam
-from numeric.arrays import finite, number
-from numeric.eigenbasis import PromptSpectra
+from numeric.arrays import nonnegative
+from numeric.eigenbasis import PromptSpectra, query_covariance
 from numeric.krylov import conjugate_gradient_solutions
 
 # A rule such as 2/frobenius puts the only eigenvalue of a prefix exactly on the edge of stability;
@@ -304,20 +305,11 @@ def conditional_risk(
     >>> conditional_risk(spectra, icl.GradientDescent(0.1), [1]).round(4)
     array([[[0.41]]])
     """
-    noise = number(noise_var, "noise_var")
-    if noise < 0:
-        raise InvalidInput(f"noise_var = {noise:g} is negative; a variance is at least 0.")
+    noise = nonnegative(noise_var, "noise_var")
     residual = solver_residuals(spectra, solver, steps)
     share = np.ones_like(spectra.values)
     if covariance is not None:
-        covariance = finite(covariance, "covariance")
-        prompts, dim = len(spectra.values), spectra.dim
-        if covariance.shape not in ((dim, dim), (prompts, dim, dim)):
-            raise InvalidInput(
-                f"covariance has shape {covariance.shape}; pass ({dim}, {dim}) or "
-                f"({prompts}, {dim}, {dim})."
-            )
-        covariance = covariance if covariance.ndim == 2 else covariance[:, None]
+        covariance = query_covariance(covariance, len(spectra.values), spectra.dim)
         share = np.einsum("bpij,bpij->bpj", np.matmul(covariance, spectra.vectors), spectra.vectors)
     risk = np.einsum("bpkd,bpd->bpk", residual**2, share) / spectra.dim
     if noise:

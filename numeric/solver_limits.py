@@ -19,7 +19,7 @@ from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.solvers import GradientFlow, OrdinaryLeastSquares, Solver
 from icltheory.symbols import frobenius, lam_max, trace
 from icltheory.symbols import n as length_symbol
-from numeric.arrays import integer, number
+from numeric.arrays import integer, positive
 from numeric.montecarlo import Estimate, Seed, Streaming, seed_sequence
 from numeric.spectra import eigenvalue_batches, marchenko_pastur_quadrature, refined, sizes
 from numeric.spectral_risk import (
@@ -47,9 +47,7 @@ def solver_risk_limit(
     array([0.244771, 0.025223])
     """
     counts = step_counts(solver, steps)
-    ratio, noise = number(gamma, "gamma"), nonnegative(noise_var, "noise_var")
-    if not ratio > 0:
-        raise InvalidInput(f"gamma = {ratio:g} is not positive; pass the limit of d/n.")
+    ratio, noise = positive(gamma, "gamma", "0.5"), nonnegative(noise_var, "noise_var")
     if isinstance(solver, OrdinaryLeastSquares) and noise and ratio == 1:
         raise OutOfDomain("at gamma = 1 the risk of least squares with label noise is infinite.")
     one = solver._substituted({length_symbol: sp.S.One})

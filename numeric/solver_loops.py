@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from icltheory.chebyshev import Chebyshev
 from icltheory.errors import InvalidInput
 from icltheory.gd_plus_plus import GDPlusPlus
 from icltheory.krylov import ConjugateGradient
-from icltheory.momentum import Chebyshev, HeavyBall, Nesterov
+from icltheory.momentum import HeavyBall, Nesterov
 from icltheory.online_descent import OnlineGradientDescent
 from icltheory.solvers import (
     GradientDescent,

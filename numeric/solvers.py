@@ -3,7 +3,7 @@
 w_hat = q(S) X'y + r(S) w_0 with S = X'X of the prefix, not divided by n. All spectral solvers of
 `icltheory` share the decomposition; conjugate gradients run in the eigenbasis; online descent, which
 reads one example after the other, runs beside it. Source: derived here.
-Exported: `run_solvers`, `solver_errors`, `SolverRun`, `SolverErrors`.
+Exported: `run_solvers`, `solver_errors`, `SolverRun`, `SolverErrors`, `PrefixRisk`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ from icltheory.errors import InvalidInput
 from icltheory.online_descent import OnlineGradientDescent
 from icltheory.solvers import GradientFlow, Solver
 from numeric.arrays import finite, positive_integers
-from numeric.eigenbasis import PromptSpectra, checked_dtype, checked_prompts, prompt_spectra
+from numeric.eigenbasis import (
+    PromptSpectra,
+    checked_dtype,
+    checked_prompts,
+    prompt_spectra,
+    query_covariance,
+)
 from numeric.online import online_weights
 from numeric.solver_filters import coordinates, require_convergence
 
@@ -56,6 +62,25 @@ class _Columns:
 
 
 @dataclass(frozen=True)
+class PrefixRisk(_Columns):
+    """Mean squared error of every solver and step on every prefix, with its standard error, (P, K)."""
+
+    value: np.ndarray
+    standard_error: np.ndarray
+
+    def of(self, solver: Method) -> PrefixRisk:
+        """The columns of one solver."""
+        part = self.positions(solver)
+        return PrefixRisk(
+            self.columns[part],
+            self.prefixes,
+            self.dtype,
+            self.value[:, part],
+            self.standard_error[:, part],
+        )
+
+
+@dataclass(frozen=True)
 class SolverRun(_Columns):
     """Weights of every solver and step on every prefix.
 
@@ -70,6 +95,35 @@ class SolverRun(_Columns):
         """The weights of one solver, (B, P, steps, d), a view."""
         return self.weights[:, :, self.positions(solver)]
 
+    def risk(self, coefficients: Any, covariance: Any = None) -> PrefixRisk:
+        """E (w_hat.x - w*.x)^2 of a fresh query at every prefix, averaged over the prompts.
+
+        coefficients: w* of every prompt, (B, d). covariance: of the query, (d, d) or (B, d, d);
+        `None` is the identity. The query is averaged exactly, which leaves less scatter than the
+        errors on single examples. Errors: `InvalidInput`.
+
+        >>> import icltheory as icl
+        >>> from numeric.regression_prompts import solver_prompts
+        >>> data = solver_prompts(5, 10, 2000)
+        >>> ridge = icl.Ridge(0.1)
+        >>> risk = run_solvers(data.features, data.labels, ridge).risk(data.coefficients)
+        >>> bool(abs(risk.value[0, 0] - 1) < 5 * risk.standard_error[0, 0]), risk.value.shape
+        (True, (11, 1))
+        """
+        target = finite(coefficients, "coefficients")
+        prompts, _, _, dim = self.weights.shape
+        if target.shape != (prompts, dim):
+            raise InvalidInput(
+                f"coefficients have shape {target.shape}; pass (B, d) = ({prompts}, {dim})."
+            )
+        gap = self.weights - target[:, None, None, :]
+        seen = (
+            gap
+            if covariance is None
+            else np.matmul(gap, query_covariance(covariance, prompts, dim))
+        )
+        return _averaged(self, np.einsum("bpkd,bpkd->bpk", seen, gap))
+
 
 @dataclass(frozen=True)
 class SolverErrors(_Columns):
@@ -80,6 +134,19 @@ class SolverErrors(_Columns):
     def of(self, solver: Method) -> np.ndarray:
         """The errors of one solver, (B, P, steps), a view."""
         return self.errors[:, :, self.positions(solver)]
+
+    def mean_square(self) -> PrefixRisk:
+        """E error^2 at every prefix, averaged over the prompts; the noise of the next label is in it.
+
+        >>> import icltheory as icl
+        >>> from numeric.regression_prompts import solver_prompts
+        >>> data = solver_prompts(5, 10, 4000)
+        >>> zero = solver_errors(data.features, data.labels, icl.GradientDescent(0.01), [0])
+        >>> error = zero.mean_square()
+        >>> bool(np.all(np.abs(error.value - 1) < 5 * error.standard_error)), error.value.shape
+        (True, (10, 1))
+        """
+        return _averaged(self, self.errors**2)
 
 
 def run_solvers(
@@ -103,7 +170,8 @@ def run_solvers(
         from solvers to their own steps.
     steps: integers >= 0 for all solvers, (K,); times for `GradientFlow`. Direct methods, and online
         descent, which makes one step an example, have one column.
-    prefixes: numbers of examples from 0 to N; `None` is all of 0, ..., N.
+    prefixes: numbers of examples from 0 to N; `None` is all of 0, ..., N. (`solver_errors` ends at
+        N - 1, which has an example to predict; the similarities leave 0 out unless asked.)
     w0: start, (d,), (B, d) or (B, P, d); `None` is 0. Ridge shrinks towards it, and what the
         examples do not determine keeps it.
     dtype: float64, or float32 of decomposition and filters. It does not imitate a recursion run in
@@ -222,6 +290,17 @@ def _online(
         X, y, None if step is None else float(step), prefixes=spectra.prefixes, w0=w0
     )
     return np.matmul(weights[:, :, None, :], spectra.vectors)[:, :, 0]
+
+
+def _averaged(table: _Columns, squares: np.ndarray) -> PrefixRisk:
+    """Mean over prompts with its standard error; NaN standard error for a single prompt."""
+    count = len(squares)
+    error = (
+        squares.std(axis=0, ddof=1) / np.sqrt(count)
+        if count > 1
+        else np.full(squares.shape[1:], np.nan)
+    )
+    return PrefixRisk(table.columns, table.prefixes, table.dtype, squares.mean(axis=0), error)
 
 
 # -- arguments -----------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from icltheory.errors import InvalidInput, OutOfDomain
-from numeric.arrays import finite, integer, number
+from numeric.arrays import finite, integer, number, positive
 from numeric.montecarlo import Seed, seed_sequence
 
 LARGEST = 200  # min(n, d): beyond it the Laguerre functions underflow where others matter
@@ -343,9 +343,7 @@ def marchenko_pastur_average(f: Function, gamma: float) -> SpectralAverage:
     >>> round(float(marchenko_pastur_average(lambda x: x**2, 0.5)), 10)  # 1 + gamma
     1.5
     """
-    ratio = number(gamma, "gamma")
-    if not ratio > 0:
-        raise InvalidInput(f"gamma = {ratio:g} is not positive; pass the limit of d/n.")
+    ratio = positive(gamma, "gamma", "0.5")
 
     def at(level: int) -> Any:
         rule = marchenko_pastur_quadrature(ratio, level)

@@ -23,7 +23,7 @@ from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.laws.wishart import covariance_square
 from icltheory.solvers import OrdinaryLeastSquares, PowerSolver, Solver
 from icltheory.symbols import lam, lam_max
-from numeric.arrays import integer, matrix_array, number
+from numeric.arrays import integer, matrix_array, number, positive
 from numeric.eigenbasis import PromptSpectra
 from numeric.montecarlo import Seed, Streaming, seed_sequence
 from numeric.solver_filters import solver_residuals
@@ -254,6 +254,11 @@ def step_counts(solver: Any, steps: Any) -> np.ndarray:
         raise InvalidInput(
             f"solver has type {type(solver).__name__}; pass for example icl.GradientDescent(0.01)."
         )
+    if solver.reads_labels:
+        raise InvalidInput(
+            f"the filter of {solver!r} depends on the labels, not on the spectrum alone; "
+            f"numeric.run_solvers measures it on prompts."
+        )
     if solver.is_direct:
         return np.zeros(np.size(steps) if steps is not None else 1)
     if steps is None:
@@ -323,10 +328,7 @@ def _covariance(cov: Any, dim: int) -> tuple[float, np.ndarray | None]:
     if square.dim != dim:
         raise InvalidInput(f"cov is {square.dim} x {square.dim}, but d = {dim}.")
     if square.is_isotropic:
-        scale = number(float(square.scale), "cov")
-        if not scale > 0:
-            raise InvalidInput(f"cov = {scale:g} is not positive.")
-        return scale, None
+        return positive(float(square.scale), "cov", "1"), None
     matrix = matrix_array(square)
     values, vectors = np.linalg.eigh(matrix)
     if not np.allclose(matrix, matrix.T) or values.min() < -1e-12 * values.max():

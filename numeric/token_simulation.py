@@ -14,8 +14,9 @@ import numpy as np
 
 from icltheory.errors import InvalidInput
 from icltheory.laws.tokens import TokenLaw
-from numeric.arrays import finite, positive_integers
-from numeric.laws import ArrayLaw, array_law
+from numeric.array_law_base import ArrayLaw
+from numeric.arrays import finite, integer, positive_integers
+from numeric.laws import array_law
 from numeric.montecarlo import Seed, child_seed, seed_sequence, single_length
 from numeric.progress import progress_bar
 
@@ -87,7 +88,7 @@ def simulate_output(
     True
     """
     array, n = array_law(law), single_length(prompt_length)
-    total = _single(prompts, "prompts", 2)
+    total = integer(prompts, "prompts", 2)
     duals = [single_dual(array, u, "u")] + ([] if w is None else [single_dual(array, w, "w")])
     floats = n * (array.dim + 3)
     if 8 * floats > _LARGEST_PROMPT:
@@ -204,10 +205,3 @@ def single_dual(array: ArrayLaw, u: Any, name: str) -> np.ndarray:
     if point.shape != (array.dim,):
         raise InvalidInput(f"{name} has shape {point.shape}; pass one dual point, ({array.dim},).")
     return point
-
-
-def _single(value: Any, name: str, minimum: int) -> int:
-    array = positive_integers(value, name, minimum)
-    if array.shape != ():
-        raise InvalidInput(f"{name} has shape {array.shape}; pass one integer.")
-    return int(array)

@@ -13,8 +13,9 @@ import numpy as np
 
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.laws.tokens import TokenLaw
-from numeric.arrays import finite
-from numeric.laws import ArrayLaw, array_law
+from numeric.array_law_base import ArrayLaw
+from numeric.arrays import finite, integer
+from numeric.laws import array_law
 
 _LARGEST_LOG = 700.0  # exp of this still fits a float
 _ROUNDING = 16 * np.finfo(float).eps
@@ -72,8 +73,7 @@ def weight_moment(law: TokenLaw, u: Any, power: int = 2) -> Any:
     >>> round(float(weight_moment(icl.Gaussian([0], [[1]]), [0.5])), 6)
     1.284025
     """
-    if not isinstance(power, int) or isinstance(power, bool) or power < 1:
-        raise InvalidInput(f"power = {power!r} is not an integer of at least 1; pass 2, say.")
+    power = integer(power, "power")
     array, points, shape = _points(law, u, power)
     log_weight = array.tilt(power * points)[0] - power * array.tilt(points)[0]
     return _exp(log_weight).reshape(shape)[()]

@@ -128,7 +128,7 @@ def _scales(dim: int, a0: Any, b0: Any, alpha: Any) -> tuple[Any, Any]:
         return _plain(finite(a0, "a0")), _plain(finite(b0, "b0"))
     size = finite(alpha, "alpha")
     if np.any(size <= 0):
-        raise InvalidInput(f"alpha = {size.min():g} must be positive.")
+        raise InvalidInput(f"alpha = {size.min():g} is not positive; pass for example alpha=0.1.")
     return _plain(size / math.sqrt(dim)), _plain(size)
 
 

@@ -64,7 +64,7 @@ CALLS = {
     "maximum of normals": lambda text: icl.normal_maximum_mean(text),
     "oracle risk": lambda text: icl.oracle_selection_risk(2, 3, text),
     "equivocation": lambda text: icl.equivocation(text),
-    "verified success": lambda text: icl.verified_success(2, text),
+    "verified success": lambda text: icl.verified_success(text, 2),
     "competitor": lambda text: icl.competitor_error(text, icl.Signs()),
     "competitor form": lambda text: icl.competitor_error(1, icl.Signs(), form=text),
     "plurality": lambda text: icl.plurality_samples(text, 0.1),

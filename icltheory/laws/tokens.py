@@ -288,7 +288,7 @@ def positive(value: Any, name: str) -> sp.Expr:
     """A number > 0, or an expression that is not known to be anything else."""
     expr = checks.scalar(value, name)
     if expr.is_nonpositive:
-        raise InvalidInput(f"{name} = {value} is not positive; pass a number > 0.")
+        raise InvalidInput(f"{name} = {value} is not positive; pass for example {name}=1.")
     return expr
 
 

@@ -22,6 +22,7 @@ from sympy.polys.domains import QQ
 from sympy.polys.rings import ring
 from sympy.utilities.iterables import multiset_partitions
 
+from icltheory import checks
 from icltheory.errors import InvalidInput
 from icltheory.formula import DERIVED_HERE, Formula, Step
 from icltheory.symbols import n, s
@@ -117,8 +118,7 @@ def softmax_moment_expansion(*parts: int, order: int = 2) -> Formula:
     exp(s**2)/n + (-2*exp(3*s**2) + 3*exp(2*s**2) - exp(s**2))/n**2
     """
     moment_symbol(*parts)
-    if not isinstance(order, int) or order < 1:
-        raise InvalidInput(f"order = {order} is no number of terms; pass an integer >= 1.")
+    order = checks.integer(order, "order", 1, "2")
     degree, count = sum(parts), len(parts)
     poly_ring, w2, length = ring(["w2", "length"], QQ)
     total: dict[int, Any] = {}

@@ -41,7 +41,8 @@ def wishart_trace_moment(power: Any, n: Any = length_symbol, d: Any = dim_symbol
         traces. Negative powers: `icl.inverse_wishart_moment`.
     n, d: positive integers or symbols; the result is a polynomial in them, symmetric for one trace.
 
-    S is not divided by n. Errors: `InvalidInput`. Source: integration by parts, derived here.
+    A plain SymPy expression, not a Formula: a building block without validity or references of its
+    own. S is not divided by n. Errors: `InvalidInput`. Source: integration by parts, derived here.
 
     >>> sp.factor(wishart_trace_moment(3))
     d*n*(d**2 + 3*d*n + 3*d + n**2 + 3*n + 4)

@@ -8,8 +8,8 @@ on fresh prompts. Exported besides: rows of risks and of learned parameters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ class Layer:
 
     values, value_size: signs and size of the values at the start. width: rank of every head, or None.
     scalar: scores k_h I. second_pair: heads 3 and 4 start with this score instead, and values 1/40.
+    options: others of `finite.SoftmaxAttention`, which go before these.
     """
 
     task: icl.LinearRegression
@@ -55,6 +56,7 @@ class Layer:
     width: int | None = None
     scalar: bool = False
     second_pair: float = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def label(self) -> dict[str, Any]:
@@ -74,16 +76,15 @@ class Layer:
         from numeric import finite
 
         dim = int(self.task.dim)
-        model = finite.SoftmaxAttention(
-            dim,
-            self.heads,
-            head_width=self.width,
-            scores="scalar" if self.scalar else "matrix",
-            values=self.values,
-            value_size=self.value_size,
-            score_std=0.1 if self.width else _SCORES / dim,
-            seed=seed,
-        )
+        start: dict[str, Any] = {
+            "head_width": self.width,
+            "scores": "scalar" if self.scalar else "matrix",
+            "values": self.values,
+            "value_size": self.value_size,
+            "score_std": 0.1 if self.width else _SCORES / dim,
+            **self.options,
+        }
+        model = finite.SoftmaxAttention(dim, self.heads, seed=seed, **start)
         if self.second_pair:
             pair = self.second_pair * torch.tensor([1.0, -1.0], dtype=torch.float64)
             with torch.no_grad():
@@ -142,24 +143,44 @@ def train_layers(
 
     rate: learning rate times sqrt(dim). longer: factor of the number of steps.
     """
-    from numeric import finite
-
     if rate is None:
         rate = _RATE * min(1.0, _PATH / effort.training_steps)
     starts = [[layer.start(seed) for seed in range(layer.seeds)] for layer in layers]
     for dim in {int(layer.task.dim) for layer in layers}:
         chosen = [i for i, layer in enumerate(layers) if layer.task.dim == dim]
-        finite.train_many(
+        train_models(
             [model for i in chosen for model in starts[i]],
-            [(layers[i].task, layers[i].n) for i in chosen for _ in starts[i]],
-            steps=max(1, round(longer * _STEPS * effort.training_steps)),
-            seeds=[seed for i in chosen for seed in range(layers[i].seeds)],
-            batch_size=batch,
-            learning_rate=rate / math.sqrt(dim),
-            average_labels=True,
-            progress=False,
+            [layers[i] for i in chosen for _ in starts[i]],
+            [seed for i in chosen for seed in range(layers[i].seeds)],
+            steps=round(longer * _STEPS * effort.training_steps),
+            batch=batch,
+            rate=rate / math.sqrt(dim),
         )
     return [_read(layer, models, effort) for layer, models in zip(layers, starts, strict=True)]
+
+
+def train_models(
+    models: Sequence[Any],
+    layers: Sequence[Layer],
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    batch: int,
+    rate: float,
+) -> None:
+    """Train started models of these layers in place, coefficients and label noise averaged out."""
+    from numeric import finite
+
+    finite.train_many(
+        models,
+        [(layer.task, layer.n) for layer in layers],
+        steps=max(1, steps),
+        seeds=seeds,
+        batch_size=batch,
+        learning_rate=rate,
+        average_labels=True,
+        progress=False,
+    )
 
 
 def _read(layer: Layer, models: list[Any], effort: Effort) -> Trained:

@@ -24,9 +24,9 @@ from numeric.claims.scenario_experiments import (
     READ,
     SCALAR,
     SPREADS,
-    Layer,
     N,
     Result,
+    Tested,
     best_risk,
     curve,
     heads,
@@ -59,7 +59,7 @@ def _exceptions(effort: Effort, progress: Progress) -> Result:
     limited, task = "embedding below d", tight(spread, N)
     layers = [
         *(
-            Layer.own(
+            Tested.own(
                 limited,
                 FOUR,
                 N,
@@ -69,8 +69,8 @@ def _exceptions(effort: Effort, progress: Progress) -> Result:
             )
             for count in (1, 2)
         ),
-        Layer.own("one full head", FOUR, N, optimal_risk(FOUR, ONE, N).risk),
-        Layer.own(
+        Tested.own("one full head", FOUR, N, optimal_risk(FOUR, ONE, N).risk),
+        Tested.own(
             "blocks of one sign",
             FOUR,
             N,
@@ -79,7 +79,7 @@ def _exceptions(effort: Effort, progress: Progress) -> Result:
             options={"head_width": BLOCKS[0], "values": "same"},
         ),
         *(
-            Layer.own(
+            Tested.own(
                 "local examples, d = 20",
                 WIDE,
                 N,
@@ -91,7 +91,7 @@ def _exceptions(effort: Effort, progress: Progress) -> Result:
             )
             for count in (1, 2)
         ),
-        Layer.own(
+        Tested.own(
             f"tight prior, n omega^2 = {spread}",
             task,
             N,

@@ -29,9 +29,9 @@ from numeric.claims.scenario_experiments import (
     SCALAR,
     SPREADS,
     WORDS,
-    Layer,
     N,
     Result,
+    Tested,
     curve,
     exact_row,
     heads,
@@ -165,13 +165,13 @@ def _measured_crossing(near: float) -> tuple[float, float]:
     return cubic, abs(cubic - square) + SMALL**2 * near
 
 
-def _prior_layers() -> list[Layer]:
+def _prior_layers() -> list[Tested]:
     """Scalar heads, and free matrices, which are better without skip path before n -> infinity."""
     task, n = PRIOR, SHORT
     moment = task.replaced(coef_cov=task.coef_moment, coef_mean=None)
     centred = icl.optimal_linear_attention(moment)
     layers = [
-        Layer.own(
+        Tested.own(
             name,
             task,
             n,
@@ -190,12 +190,12 @@ def _prior_layers() -> list[Layer]:
     late = 2 * N  # beyond the crossing with the prior alone
     return [
         *layers,
-        Layer.own(
+        Tested.own(
             "values y", task, late, optimal_risk(task, TWO, late).risk, heads=2, options=SCALAR
         ),
-        Layer.own("values y, matrices", task, n, numeric.optimal_block_risk(moment, n).risk),
+        Tested.own("values y, matrices", task, n, numeric.optimal_block_risk(moment, n).risk),
         # Small opposite scores: centred linear attention, which loses one example to centring.
-        Layer.own("values y, matrices", task, n, centred.subs(n=n - 1), heads=2),
+        Tested.own("values y, matrices", task, n, centred.subs(n=n - 1), heads=2),
     ]
 
 
@@ -262,7 +262,7 @@ def _tight_prior(effort: Effort, progress: Progress) -> Result:
         task = tight(spread, N)
         for name, options in (("values y + u.x", READ), ("skip path, values y + u.x", BOTH)):
             layers.append(
-                Layer.own(
+                Tested.own(
                     f"{name}, n omega^2 = {spread}",
                     task,
                     N,

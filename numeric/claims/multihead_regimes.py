@@ -66,7 +66,7 @@ def pair_slope(length: int) -> float:
 def pair_laws() -> tuple[float, float]:
     """lim n k^2 of the best pair, and lim n^3 of what it gains over small scores, derived."""
     scale, gain = icl.pair_scale(BASE).expr, icl.pair_gain(BASE).expr
-    return float(sp.limit(n * scale, n, sp.oo)), float(sp.limit(n**3 * gain, n, sp.oo))
+    return float(sp.limit(n * scale**2, n, sp.oo)), float(sp.limit(n**3 * gain, n, sp.oo))
 
 
 def head_scale() -> float:

@@ -22,9 +22,9 @@ from numeric.claims.scenario_experiments import (
     GRID,
     SCALAR,
     WORDS,
-    Layer,
     N,
     Result,
+    Tested,
     best_risk,
     curve,
     exact_row,
@@ -32,6 +32,7 @@ from numeric.claims.scenario_experiments import (
     layer_row,
     local,
     long_prompt_row,
+    one_start,
 )
 from numeric.compare import Row
 from numeric.plot import Figure
@@ -58,7 +59,7 @@ def _local_examples(effort: Effort, progress: Progress) -> Result:
             # A plain average of the labels has the value 1; from 4 a head needs three times the steps.
             size = 1.0 if count == 1 else 4.0
             name = f"rho = {law[0]}, tau = {law[1]}, noise = {law[2]}"
-            layers.append(Layer.own(name, task, N, risk, heads=count, value=size, prompts=2))
+            layers.append(Tested.own(name, task, N, risk, heads=count, value=size, prompts=2))
     progress("training", 0.4)
     rows = scenarios.trained_rows(layers, effort)
     ratios = [
@@ -201,14 +202,10 @@ def _shift(effort: Effort, progress: Progress) -> Result:
             size = 1.0 if source is near and count == 1 else 4.0
             # On another law the risk is not stationary in the parameters: they are learned longer.
             layers.append(
-                Layer(
+                Tested(
                     label,
-                    source,
-                    N,
+                    one_start(source, N, heads=count, options=SCALAR, value=size),
                     tests,
-                    heads=count,
-                    options=SCALAR,
-                    value=size,
                     prompts=2,
                     steps=2,
                 )

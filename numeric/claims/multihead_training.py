@@ -37,7 +37,7 @@ _FOUR_LENGTH = 10
 
 def pair_scale(task: icl.LinearRegression, n: float) -> float:
     """Leading order of the best k of a pair, derived."""
-    return math.sqrt(float(icl.pair_scale(task).subs(n=n)))
+    return float(icl.pair_scale(task).subs(n=n))
 
 
 def predicted_risk(layer: Layer) -> float:

@@ -8,8 +8,9 @@ blocks of coordinates, through the risks of one head on each block. Both are der
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy import optimize
 import icltheory as icl
 from icltheory.symbols import k, t
 from numeric.arrays import task_arrays
+from numeric.claims import layer_training as training
 from numeric.claims.base import Effort, Part, estimate_row
 from numeric.claims.head_experiments import DIM, ONE, SMALL, TRAINED, TWO, signed
 from numeric.compare import Row, compare
@@ -37,7 +39,7 @@ READ: dict[str, Any] = {"feature_values": True}
 BOTH: dict[str, Any] = {"skip": True, "feature_values": True}
 SCALAR: dict[str, Any] = {"scores": "scalar"}
 # Labels are averaged exactly, which takes so much of the noise that few and fast steps are enough.
-_TRAINING: dict[str, Any] = {"batch_size": 128, "learning_rate": 0.05}
+_TRAINING: dict[str, Any] = {"batch": 128, "rate": 0.05}
 
 
 def heads(count: int, options: dict[str, Any]) -> icl.SoftmaxAttention:
@@ -299,71 +301,79 @@ def layer_row(
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A layer to train at length n, and the predictions of its risk on the laws it is tested on.
+class Tested:
+    """A layer to train from one start, and the predictions of its risk on the laws it is tested on.
 
-    `options` are those of `finite.SoftmaxAttention`; `value` is the size of its values at the start;
     `prompts` and `steps` are how many times the usual ones it is measured on and trained for.
     """
 
     name: str
-    task: icl.LinearRegression
-    n: int
+    layer: training.Layer
     tests: tuple[tuple[str, icl.LinearRegression, float], ...]
-    heads: int = 1
-    options: dict[str, Any] = field(default_factory=dict)
-    value: float = 4.0
     prompts: int = 3
     steps: int = 1
 
     @staticmethod
     def own(
-        name: str, task: icl.LinearRegression, n: int, prediction: Any, **arguments: Any
-    ) -> Layer:
-        """A layer that is tested on the law it is trained on."""
-        return Layer(name, task, n, (("", task, float(prediction)),), **arguments)
+        name: str,
+        task: icl.LinearRegression,
+        n: int,
+        prediction: Any,
+        *,
+        prompts: int = 3,
+        **arguments: Any,
+    ) -> Tested:
+        """A layer that is tested on the law it is trained on; arguments as for `one_start`."""
+        tests = (("", task, float(prediction)),)
+        return Tested(name, one_start(task, n, **arguments), tests, prompts)
 
 
-def train(layers: Sequence[Layer], effort: Effort) -> list[tuple[list[Estimate], dict[str, Any]]]:
+def one_start(
+    task: icl.LinearRegression,
+    n: int,
+    heads: int = 1,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    value: float = 4.0,
+) -> training.Layer:
+    """A layer with one start; `options` of `finite.SoftmaxAttention`, `value` the size of its values."""
+    given = {"score_std": 0.1, **options}
+    return training.Layer(task, n, heads, seeds=1, value_size=value, options=given)
+
+
+def train(tested: Sequence[Tested], effort: Effort) -> list[tuple[list[Estimate], dict[str, Any]]]:
     """Train the layers; the risk of each on its laws, fresh prompts, and what it learned."""
-    import torch
-
     from numeric import finite
 
-    found = []
-    for layer in layers:
-        dim = int(layer.task.dim)
-        model = finite.SoftmaxAttention(dim, heads=layer.heads, seed=layer.n, **layer.options)
-        start = model.v if model.merged else model.V
-        with torch.no_grad():
-            start.copy_(start.sign() * layer.value)
-        finite.train(
-            model,
-            layer.task,
-            layer.n,
-            steps=max(1, layer.steps * effort.training_steps // 3),
-            seed=layer.n,
-            average_labels=True,
-            progress=False,
+    models = [each.layer.start(each.layer.n) for each in tested]
+    for times in {each.steps for each in tested}:
+        chosen = [i for i, each in enumerate(tested) if each.steps == times]
+        layers = [tested[i].layer for i in chosen]
+        training.train_models(
+            [models[i] for i in chosen],
+            layers,
+            [layer.n for layer in layers],
+            steps=times * effort.training_steps // 3,
             **_TRAINING,
         )
-        prompts, seed = layer.prompts * effort.prompts, 10_000 + layer.n
+    found = []
+    for each, model in zip(tested, models, strict=True):
+        n, prompts = each.layer.n, each.prompts * effort.prompts
         risks = [
-            finite.label_averaged_risk(model, task, layer.n, prompts=prompts, seed=seed)
-            for _, task, _ in layer.tests
+            finite.label_averaged_risk(model, task, n, prompts=prompts, seed=10_000 + n)
+            for _, task, _ in each.tests
         ]
-        learned: dict[str, Any] = {"learned k": signed(model.learned(layer.task).score_scales)}
+        learned: dict[str, Any] = {"learned k": signed(model.learned(each.layer.task).score_scales)}
         learned["learned v"] = signed(model.values())
         found.append((risks, learned))
     return found
 
 
-def trained_rows(layers: Sequence[Layer], effort: Effort) -> list[Row]:
+def trained_rows(layers: Sequence[Tested], effort: Effort) -> list[Row]:
     """Trained layers against predictions, one row a law."""
     rows = []
     for layer, (risks, learned) in zip(layers, train(layers, effort), strict=True):
         for (law, _, prediction), risk in zip(layer.tests, risks, strict=True):
-            setting = {"layer": layer.name, "n": layer.n, "heads": layer.heads}
+            setting = {"layer": layer.name, "n": layer.layer.n, "heads": layer.layer.heads}
             setting |= {"tested on": law} if law else {}
             rows.append(estimate_row({**setting, **learned}, prediction, risk, TRAINED))
     return rows

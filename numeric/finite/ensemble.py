@@ -15,17 +15,16 @@ from numeric.arrays import TaskArrays, positive_integers
 from numeric.finite.averaged import LabelAveragedRisk, coefficient_law
 from numeric.finite.training import (
     DIVERGED,
-    OPTIMIZERS,
     History,
     TrainingRun,
     descend,
     draw_prompts,
     fitting,
     progress_bar,
-    shared_settings,
     squared_error,
     weights_digest,
 )
+from numeric.finite.training_settings import OPTIMIZERS, shared_settings
 from numeric.finite.transformer import SequenceModel
 
 

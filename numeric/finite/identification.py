@@ -14,10 +14,11 @@ import numpy as np
 
 from icltheory.errors import InvalidInput
 from numeric.best_step import BestMatch
-from numeric.compare import html_table
 from numeric.filter_estimate import EffectiveFilter
 from numeric.finite.verdict import Standing, Verdict
 from numeric.plot import Figure, Series, SideBySide, to_svg
+from numeric.plot_style import COLORS
+from numeric.tables import html_table
 
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
@@ -202,9 +203,10 @@ class Identification:
         nearest = self.match(self._nearest())
         shown = np.flatnonzero(~self.layers.uninformative).tolist() or range(len(self.layers))
         lines = tuple(
-            self._line(nearest, i, f"{nearest.unit} {nearest.steps[i]:.4g}", i) for i in shown
+            self._line(nearest, i, f"layer {i + 1}: {nearest.unit} {nearest.steps[i]:.4g}", i)
+            for i in shown
         )
-        points = tuple(self._points(i, f"layer {i + 1}", i) for i in shown)
+        points = tuple(self._points(i, "", i) for i in shown)
         return self._filters(
             "Effective filter of every layer",
             f"Share of each eigendirection that a layer has learned (points, one standard error) after "
@@ -220,7 +222,7 @@ class Identification:
             raise InvalidInput(f"layer = {layer!r} is not one of 1, ..., {count}, or -1.")
         i = (count if layer == -1 else layer) - 1
         lines = tuple(
-            self._line(match, i, f"{match.family}, {match.unit} {match.steps[i]:.4g}", c + 1)
+            self._line(match, i, f"{match.family}, {match.unit} {match.steps[i]:.4g}", _hue(c))
             for c, match in enumerate(self.matches)
         )
         return self._filters(
@@ -239,32 +241,39 @@ class Identification:
             if match.unit == "steps":
                 used = self.layers.deciding & (match.steps > 0)
                 middle = match.weights.midpoints()
-                marks.append(_series(match.family, numbers[used], middle[used], (), color))
+                beside = numbers + _WIDTH * ((color + 0.5) / len(self.matches) - 0.5)
+                marks.append(Series(match.family, beside[used], middle[used], (), _hue(color)))
         return Figure(
             "Matched steps",
             "layer",
             "steps",
-            "The number of steps of every family that each deciding layer is most similar to, by weights.",
+            "The number of steps of every family that each deciding layer is most similar to, by weights; "
+            "families side by side.",
             (),
             tuple(marks),
             logx=False,
         )
 
-    def plot(self) -> SideBySide:
+    @property
+    def figures(self) -> SideBySide:
         """The three figures in a row, for a notebook."""
         return SideBySide(self.figure, self.family_figure(), self.step_figure())
+
+    def plot(self, ax: Any = None) -> Any:
+        """The filters of all layers (`figure`); returns the axes. `ax`: as in `numeric.draw`."""
+        return self.figure.draw(ax)
 
     def _nearest(self) -> str:
         return self.matches[self.standings[0].best].family
 
     def _points(self, layer: int, label: str, color: int) -> Series:
         found = self.filter
-        return _series(
+        return Series(
             label, found.eigenvalue, found.gain[layer], found.standard_error[layer], color
         )
 
     def _line(self, match: FamilyMatch, layer: int, label: str, color: int) -> Series:
-        return _series(label, match.filter.eigenvalue, match.filter.gain[layer], (), color)
+        return Series(label, match.filter.eigenvalue, match.filter.gain[layer], (), color)
 
     def _filters(
         self, title: str, caption: str, lines: tuple[Series, ...], points: tuple[Series, ...]
@@ -274,9 +283,13 @@ class Identification:
         )
 
 
-def _series(label: str, x: Any, y: Any, error: Any, color: int) -> Series:
-    x, y, error = (tuple(np.asarray(a, float).tolist()) for a in (x, y, error))
-    return Series(label, x, y, error, color)
+_WIDTH = 0.4  # of the marks of one layer, in layers
+
+
+def _hue(family: int) -> int:
+    """A colour index for a family: never the first colour, which is the model's, and never one twice."""
+    turn, place = divmod(family, len(COLORS) - 1)
+    return turn * len(COLORS) + place + 1
 
 
 # -- cells -----------------------------------------------------------------------------------------

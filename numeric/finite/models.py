@@ -16,7 +16,7 @@ from torch import nn
 
 import icltheory as icl
 from icltheory.errors import InvalidInput
-from numeric.arrays import SCENARIOS, finite, integer, task_arrays
+from numeric.arrays import SCENARIOS, integer, positive, task_arrays
 
 _STARTS = ("opposite", "same", "random")
 _SCORES = ("matrix", "scalar")
@@ -285,10 +285,7 @@ def generator_of(seed: Any) -> torch.Generator:
 
 def spread(value: Any, name: str) -> float:
     """A positive number argument."""
-    size = float(finite(value, name))
-    if size <= 0:
-        raise InvalidInput(f"{name} = {size:g} must be positive, for example 0.1.")
-    return size
+    return positive(value, name, "0.1")
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
-from numeric.arrays import SCENARIOS, TaskArrays, finite, integer, task_arrays
+from numeric.arrays import SCENARIOS, TaskArrays, integer, positive, task_arrays
 from numeric.finite.adapters import check_model, checked_states
 from numeric.finite.transformer import SequenceModel
 from numeric.montecarlo import Seed, child_seed, seed_sequence
@@ -111,9 +111,7 @@ def fit_readouts(
     length = integer(prompt_length, "prompt_length")
     if getattr(model, "dim", arrays.dim) != arrays.dim:
         raise InvalidInput(f"the task has dim = {arrays.dim}, the model {model.dim}.")
-    rho = float(finite(ridge, "ridge"))
-    if rho <= 0:
-        raise InvalidInput(f"ridge = {ridge:g} must be positive, for example 1e-9.")
+    rho = positive(ridge, "ridge", "1e-9")
     check_model(model, length + 1)
     root = child_seed(seed_sequence(seed), _BRANCH)
     X, y = _draw(arrays, length, 1, np.random.default_rng(root))

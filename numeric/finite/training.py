@@ -23,18 +23,23 @@ from torch import nn
 
 from icltheory.errors import CheckpointError, InvalidInput, TrainingDiverged
 from icltheory.task import LinearRegression
-from numeric.arrays import SCENARIOS, TaskArrays, finite, positive_integers, task_arrays
+from numeric.arrays import (
+    SCENARIOS,
+    TaskArrays,
+    integer,
+    positive_integers,
+    task_arrays,
+)
 from numeric.finite.averaged import AveragedRisk, LabelAveragedRisk
 from numeric.finite.checkpoint import check_fits, read, save
 from numeric.finite.curriculum import Curriculum
 from numeric.finite.training_run import WINDOW
 from numeric.finite.training_run import TrainingRun as TrainingRun
+from numeric.finite.training_settings import OPTIMIZERS, given_settings, shared_settings
 from numeric.finite.transformer import SequenceModel
 from numeric.montecarlo import child_seed, sample_prompts, seed_sequence
 from numeric.progress import progress_bar as progress_bar
 
-OPTIMIZERS = {"adam": (torch.optim.Adam, 0.02), "sgd": (torch.optim.SGD, 0.1)}
-_SCHEDULES = ("cosine", "constant")
 DIVERGED = 1e3  # times the risk of predicting zero
 _TRAINING_BRANCH = 0  # validate uses the prompt lengths, from 1, as keys
 SEQUENCE_RATE = 1e-3
@@ -117,7 +122,7 @@ def train(
         learning_rate = SEQUENCE_RATE
     settings = {
         "task": str(task),
-        "prompt_length": int(positive_integers(prompt_length, "prompt_length")),
+        "prompt_length": integer(prompt_length, "prompt_length"),
         "seed": int(positive_integers(seed, "seed", minimum=0)),
         **shared_settings(steps, batch_size, optimizer, learning_rate, schedule, record_every),
         "average_prompts": bool(average_prompts),
@@ -165,7 +170,7 @@ def train_on(
     resume: bool,
 ) -> TrainingRun:
     """Train one model on `losses`, (1,) at every step, up to the loss `limit`; the rest as in `train`."""
-    every = int(positive_integers(checkpoint_every, "checkpoint_every"))
+    every = integer(checkpoint_every, "checkpoint_every")
     engine = OPTIMIZERS[settings["optimizer"]][0](model.parameters(), lr=settings["learning_rate"])
     history = History([model])
     if checkpoint is not None and resume and Path(checkpoint).exists():
@@ -291,55 +296,6 @@ def descend(
         if len(history.loss) % WINDOW == 0:
             bar.set_postfix(loss=f"{np.mean(history.loss[-WINDOW:]):.4g}", refresh=False)
         yield step + 1
-
-
-def shared_settings(
-    steps: Any,
-    batch_size: Any,
-    optimizer: str,
-    learning_rate: float | None,
-    schedule: str,
-    record_every: Any,
-) -> dict[str, Any]:
-    """The checked arguments that all models of a training share."""
-    if optimizer not in OPTIMIZERS:
-        raise InvalidInput(f"optimizer = {optimizer!r} is not one of {', '.join(OPTIMIZERS)}.")
-    if schedule not in _SCHEDULES:
-        raise InvalidInput(f"schedule = {schedule!r} is not one of {', '.join(_SCHEDULES)}.")
-    rate = float(
-        finite(
-            OPTIMIZERS[optimizer][1] if learning_rate is None else learning_rate, "learning_rate"
-        )
-    )
-    if rate <= 0:
-        raise InvalidInput(f"learning_rate = {rate:g} must be positive and finite.")
-    every = None if record_every is None else int(positive_integers(record_every, "record_every"))
-    return {
-        "steps": int(positive_integers(steps, "steps")),
-        "batch_size": int(positive_integers(batch_size, "batch_size")),
-        "optimizer": optimizer,
-        "learning_rate": rate,
-        "schedule": schedule,
-        "record_every": every,
-    }
-
-
-def given_settings(
-    warmup: Any, clip_norm: float | None, curriculum: Curriculum | None, average_labels: bool
-) -> dict[str, Any]:
-    """The settings that are named only where they are used."""
-    given: dict[str, Any] = {}
-    if warmup != 0:
-        given["warmup"] = int(positive_integers(warmup, "warmup"))
-    if clip_norm is not None:
-        given["clip_norm"] = float(finite(clip_norm, "clip_norm"))
-        if given["clip_norm"] <= 0:
-            raise InvalidInput(f"clip_norm = {clip_norm:g} must be positive, for example 1.")
-    if curriculum is not None:
-        given["curriculum"] = curriculum.setting()
-    if average_labels:
-        given["average_labels"] = True
-    return given
 
 
 def fitting(model: nn.Module, task: LinearRegression) -> TaskArrays:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from numeric.compare import cell_text, html_table
 from numeric.plot import Figure, Series, to_svg
+from numeric.tables import cell_text, html_table
 
 WINDOW = 100  # steps over which the shown loss is averaged
 
@@ -45,17 +45,8 @@ class TrainingRun:
         return (sums - lagged) / np.minimum(np.arange(1, len(sums) + 1), WINDOW)
 
     def plot(self, ax: Any = None) -> Any:
-        """Loss and its running mean against the step; returns the axes."""
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            ax = plt.subplots()[1]
-        steps = np.arange(1, len(self.loss) + 1)
-        ax.plot(steps, self.loss, color="0.8", lw=0.8, label="batch")
-        ax.plot(steps, self.smoothed_loss, color="C0", label=f"mean of {WINDOW} steps")
-        ax.set(xlabel="step", ylabel="squared error", yscale="log")
-        ax.legend()
-        return ax
+        """The running mean of the loss against the step; returns the axes. `ax`: as in `numeric.draw`."""
+        return self.figure.draw(ax)
 
     def _repr_html_(self) -> str:
         """What was trained, the course of the loss, and the settings."""

@@ -122,7 +122,7 @@ def test_equivocation_is_log_two_without_signal_and_needs_another_backend():
 
 def test_verifier_that_errs():
     for count, value in ((4, 0.2782421875), (16, 0.5671357406)):
-        assert float(icl.verified_success(count, 0.1, 0.2, 0.05)) == pytest.approx(value, abs=5e-11)
+        assert float(icl.verified_success(0.1, count, 0.2, 0.05)) == pytest.approx(value, abs=5e-11)
     # By enumeration of three samples: right or wrong, accepted or not.
     total = 0.0
     kinds = {(1, 1): 0.3 * 0.8, (1, 0): 0.3 * 0.2, (0, 1): 0.7 * 0.1, (0, 0): 0.7 * 0.9}
@@ -130,18 +130,18 @@ def test_verifier_that_errs():
         weight = math.prod(kinds[x] for x in draws)
         accepted = [x for x in draws if x[1]] or draws
         total += weight * sum(x[0] for x in accepted) / len(accepted)
-    assert float(icl.verified_success(3, 0.3, 0.2, 0.1)) == pytest.approx(total, rel=1e-12)
+    assert float(icl.verified_success(0.3, 3, 0.2, 0.1)) == pytest.approx(total, rel=1e-12)
     general = numeric.compile(icl.verified_success())
     given = general(samples=3, success=0.3, false_negative=0.2, false_positive=0.1)
     assert given == pytest.approx(total, rel=1e-12)
     # Nothing is ever accepted: a random sample.
-    assert icl.verified_success(7, 0.3, 1, 0).expr == sp.Rational(3, 10)
-    assert icl.verified_success(7, 0, 0, 0).expr == 0
+    assert icl.verified_success(0.3, 7, 1, 0).expr == sp.Rational(3, 10)
+    assert icl.verified_success(0, 7, 0, 0).expr == 0
 
 
 def test_union_over_all_binary_vectors():
     for form, value in (("student", 1.5075517033), ("chernoff", 4.2787164706)):
-        assert float(icl.exhaustive_error(SIGNS, 10, 6, 1, form=form)) == pytest.approx(
+        assert float(icl.exhaustive_error(SIGNS, 6, 10, 1, form=form)) == pytest.approx(
             value, abs=5e-11
         )
     one = icl.competitor_error(3, BITS, 7, 0.5)
@@ -460,10 +460,10 @@ def test_onsager_coefficient(sampler):
         (lambda: icl.channel(icl.NoisyDecoding(1, 0, 0), SIGNS), "steps >= 1"),
         (lambda: icl.long_chain_channel(SIGNS, 20, 10), "finds w"),
         (lambda: icl.recovery_length(SIGNS, chain="x"), "one step"),
-        (lambda: icl.verified_success(4, 1.5), "no probability"),
+        (lambda: icl.verified_success(1.5, 4), "no probability"),
         (lambda: icl.plurality_samples(0.1, 0.2), "not more likely"),
         (lambda: icl.vote_samples(0.5), "above 1/2"),
-        (lambda: icl.exhaustive_error(SIGNS, d), "needs a number"),
+        (lambda: icl.exhaustive_error(SIGNS, 6, d), "needs a number"),
         (lambda: icl.onsager_coefficient(icl.Round()), "small temperature"),
         (lambda: icl.lock_in_threshold(0), "digits"),
         (lambda: icl.competitor_error(1, SIGNS, form="x"), "student"),
@@ -471,8 +471,8 @@ def test_onsager_coefficient(sampler):
         (lambda: icl.BinaryChannel(1, 1, d=0.5), "d = 0.5"),
         (lambda: icl.Clip().probability(0, gap=0), "gap = 0"),
         (lambda: icl.pass_at_n(4, 5, 1, -1), "log_loss_var"),
-        (lambda: icl.verified_success(10**9, 0.1, 0.1, 0.1), "numeric.verified_success"),
-        (lambda: icl.exhaustive_error(SIGNS, 10**6, 5, 1), "numeric.exhaustive_error"),
+        (lambda: icl.verified_success(0.1, 10**9, 0.1, 0.1), "numeric.verified_success"),
+        (lambda: icl.exhaustive_error(SIGNS, 5, 10**6, 1), "numeric.exhaustive_error"),
         (lambda: icl.competitor_error(1, SIGNS, 10**9, 1), "numeric.exhaustive_error"),
         (lambda: SEEN.majority_error(icl.Logit(1), 10**12), "numeric.majority_errors"),
         (lambda: SEEN.averaging_error(-1, 4), "negative"),

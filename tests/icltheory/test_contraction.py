@@ -115,7 +115,7 @@ def test_the_generating_function_has_the_limits_as_coefficients():
         assert sp.expand(series.coeff(z, j) - limit_beta(j)) == 0
     with pytest.raises(icl.OutOfDomain):
         icl.contraction_generating_function(0.5, 0.5).subs(z=1)
-    # The printed form of the chapter of decoding.
+    # The printed reference form.
     ends = [1 - eta * (1 + s * sp.sqrt(gamma)) ** 2 for s in (1, -1)]
     root = sp.sqrt((1 - ends[0] * z) * (1 - ends[1] * z))
     printed = (root - (1 - z + (1 - gamma) * eta * z)) / (2 * gamma * eta * z * (1 - z))

@@ -89,21 +89,21 @@ def test_valley_of_the_large_prompt_paper_converts_with_its_minimiser():
     square = 2 + (d + sp.sqrt(d**2 + 4 * (d + 2) / (1 + noise_var / d))) / 2
     at = {d: 5, noise_var: R(1, 2)}
     assert sp.N(theirs.minimizer[b] ** 2 - square, 30, subs=at) == pytest.approx(0, abs=1e-25)
-    # 2 R* / tr = 19.1555369 and 20.8011312 at d = 5, q = 0 and 0.1 (chapter values 20 and 21).
+    # 2 R* / tr = 19.1555369 and 20.8011312 at d = 5, q = 0 and 0.1 (reference values 20 and 21).
     for q, value in ((0, 19.1555369), (0.1, 20.8011312)):
         loss = float(theirs.expr.subs({d: 5, noise_var: 5 * sp.Rational(str(q))}))
         assert 2 * loss / 5 == pytest.approx(value, abs=6e-8)
 
 
 def test_finite_prompt_values_of_the_large_prompt_paper():
-    # Chapter value 22: minimum of 2 R_L/... at d = 5, S = I: R_L = 0.3696824 at L = 100.
+    # Reference value 22: minimum of 2 R_L/... at d = 5, S = I: R_L = 0.3696824 at L = 100.
     risk = numeric.optimal_risk(icl.LinearRegression(dim=5), ONE, 100).risk
     theirs = BOURSIER.from_ours(Formula("risk", sp.Float(risk)), icl.LinearRegression(dim=5))
     assert float(theirs.expr) == pytest.approx(0.3696824, abs=1e-7)
 
 
 def test_flow_time():
-    # L19(a) at lam = 1: the chapter's flow for S = I; with N(0, I/d) it is d times slower.
+    # L19(a) at lam = 1: the reference flow for S = I; with N(0, I/d) it is d times slower.
     ours, theirs = icl.closed_form(BASE).risk, icl.closed_form(ISOTROPIC).risk
     converted = BOURSIER.from_ours(ours)
     at = {d: 6, time: R(1, 3), sp.Symbol("a0", real=True): R(1, 10), sp.Symbol("b0", real=True): 1}

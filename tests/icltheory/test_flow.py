@@ -10,7 +10,8 @@ import sympy as sp
 import icltheory as icl
 from icltheory.commuting import A_EIGENVALUE
 from icltheory.convergence import balance_root, level
-from icltheory.flow import BLOCKS, _scaling_symmetries
+from icltheory.flow import BLOCKS
+from icltheory.flow_symmetries import scaling_symmetries
 from icltheory.gradients import block_symbols
 from icltheory.laws.pairing import Chains
 from icltheory.matrix_calculus import Form, explicit, product, trace, transposed
@@ -80,9 +81,9 @@ def test_balance_is_conserved_and_a_wrong_one_is_not(task, attention):
 def test_scaling_symmetries_follow_from_the_degrees():
     x = block_symbols(d)
     symmetric = icl.gradient_flow(GENERAL).risk
-    assert _scaling_symmetries(symmetric, {"A": x["A"], "b": b}) == [{"A": -1, "b": 1}]
+    assert scaling_symmetries(symmetric, {"A": x["A"], "b": b}) == [{"A": -1, "b": 1}]
     broken = icl.Formula("not symmetric", symmetric.expr + b**4)
-    assert _scaling_symmetries(broken, {"A": x["A"], "b": b}) == []
+    assert scaling_symmetries(broken, {"A": x["A"], "b": b}) == []
 
 
 @pytest.mark.parametrize("blocks", [("A", "b"), BLOCKS])
@@ -212,7 +213,7 @@ def test_decay_is_the_response_of_an_entry_off_the_diagonal():
 mpmath.mp.dps = 15
 
 
-def chapter_unbalanced(t, a, value, dim, lam):
+def reference_unbalanced(t, a, value, dim, lam):
     """The trajectory as published for Sigma = lam I and coefficients N(0, I), any Delta != 0."""
     with mpmath.workdps(40):
         a, value, lam = mpmath.mpf(a), mpmath.mpf(value), mpmath.mpf(lam)
@@ -235,7 +236,7 @@ def test_closed_form_against_the_published_formula(a, value):
     form = icl.closed_form(icl.LinearRegression(dim=4, feature_cov=1.3, coef_cov=1))
     for t in (sp.Rational(1, 10), sp.Rational(1, 2), 3):
         ours = form.product.subs(a0=a, b0=value, time=t).evalf(30)
-        typed = chapter_unbalanced(
+        typed = reference_unbalanced(
             mpmath.mpf(t.p) / t.q if t != 3 else 3, str(a), str(value), 4, "1.3"
         )
         assert abs(ours - typed) < 1e-15 * max(1, abs(typed))

@@ -29,7 +29,7 @@ S = SymmetricSymbol("S", N, N)
 p, q, w = (VectorSymbol(name, N) for name in "pqw")
 COEFFICIENT = sp.Symbol("c", real=True)
 
-# Tokens of the chapter's reference values.
+# Tokens of the reference values.
 REFERENCE = icl.LinearRegression(
     dim=2,
     noise_var=0.25,
@@ -191,7 +191,7 @@ def values_at_reference(risk):
 
 
 def test_reference_values():
-    # The chapter's risk is half of ours, its rows 14 and 15.
+    # The reference risk is half of ours, its rows 14 and 15.
     got = values_at_reference(icl.infinite_prompt_risk(REFERENCE))
     expected = {
         "risk": 0.292884096,

@@ -93,7 +93,7 @@ def test_density_and_resolvent(gamma):
         assert float(sp.diff(resolvent.expr, z).subs(z, value)) == pytest.approx(slope, rel=1e-7)
 
 
-def test_edge_constants_of_the_chapter():
+def test_edge_constants_of_the_reference():
     values = {20: 2.20830256227, 21: 10, 22: 23.1871769039, 25: 44}
     for length, constant in values.items():
         nu, m, most = length - 20, sp.Integer(20), sp.Integer(length)

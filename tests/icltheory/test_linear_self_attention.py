@@ -14,7 +14,7 @@ COV = [[2, 0.5], [0.5, 1]]
 
 
 def normalised(**options):
-    """The task of the chapter: E w* w*' = I."""
+    """The reference task: E w* w*' = I."""
     return icl.LinearRegression(**{"dim": d, "coef_cov": 1} | options)
 
 
@@ -60,7 +60,7 @@ def test_trained_weights_are_least_squares_on_real_prompts():
 
 @pytest.mark.parametrize("of", ["weights", "prediction"])
 def test_one_step_risk_of_any_matrix(of):
-    """The closed form of the chapter, and the matrix that training finds is its minimum."""
+    """The reference closed form, and the matrix that training finds is its minimum."""
     sigma, step = np.array(COV), np.array([[0.4, 0.1], [-0.2, 0.5]])
     task = normalised(dim=2, feature_cov=COV)
     value = float(icl.one_step_risk(task, step, 7, of=of))
@@ -121,7 +121,7 @@ def test_teacher_towards_the_coefficients():
     ],
 )
 def test_outcome_supervision(steps, scale, loss):
-    """The chapter's loss is d/2 times the risk per coordinate, here d = 4."""
+    """The reference loss is d/2 times the risk per coordinate, here d = 4."""
     best = icl.outcome_risk(steps, 16, 4, scale=scale)
     assert 2 * float(best) == pytest.approx(loss, abs=1e-10)
     at = float(best.minimizer[eta])
@@ -161,7 +161,7 @@ def test_factor_lowers_the_risk():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: icl.outcome_risk(0), "integer >= 1"),
+        (lambda: icl.outcome_risk(0), "integer of at least 1"),
         (lambda: icl.outcome_risk(2), "pass numbers"),
         (lambda: icl.outcome_risk(2, 16, 4, scale="x"), "free"),
         (lambda: icl.teacher_weights(normalised(noise_var=1)), "noise_var=0"),

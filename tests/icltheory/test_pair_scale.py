@@ -46,9 +46,11 @@ def test_risk_with_query_token():
 
 def test_slope_scale_and_gain():
     assert same(icl.pair_slope(TASK, TWO), -4 * (d + 2) * (n - 1) / (n * (n - 1 + C) ** 2))
-    assert same(icl.pair_scale(TASK), 12 / ((d + 4) * (S * d + 3) * n))
+    square = icl.pair_scale(TASK).expr ** 2
+    assert sp.cancel(square - 12 / ((d + 4) * (S * d + 3) * n)) == 0
+    assert float(icl.pair_scale(TASK).subs(d=5, noise_var=0, n=24)) == pytest.approx(1 / 12)
     assert same(icl.pair_gain(TASK), 24 * (d + 2) / ((d + 4) * (S * d + 3) * n**3))
-    assert not same(icl.pair_scale(TASK), 12 / ((d + 4) * (S * d + 2) * n))
+    assert sp.cancel(square - 12 / ((d + 4) * (S * d + 2) * n)) != 0
 
 
 def test_scaling_lemma():

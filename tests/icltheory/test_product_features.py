@@ -91,7 +91,7 @@ def test_bad_cumulants(even, message):
 # -- one head ---------------------------------------------------------------------------------------
 
 
-def test_bias_and_law_of_the_chapter():
+def test_bias_and_law_of_the_reference():
     factor = (K4 / 6) ** 2 * (15 + 15 * K4 + K6 - (3 + K4) ** 2)
     bias = icl.product_bias(TASK, GENERAL)
     assert_same(bias.expr, factor * k**4)
@@ -225,7 +225,7 @@ def test_gaussian_features_return_the_gaussian_risks(layer):
     assert best.attained is known.attained
 
 
-def test_exact_forms_and_the_chapter_constant():
+def test_exact_forms_and_the_reference_constant():
     s = 1 + noise_var
     along = (s * d + 1) / (n - 1) + K4 / n
     assert_same(icl.product_risk(TASK, GENERAL, CENTERED).expr, (1 - v) ** 2 + v**2 * along)

@@ -29,7 +29,7 @@ def assert_same(value, typed):
     assert sp.simplify(value * WRONG - typed) != 0
 
 
-def test_chapter_limits():
+def test_reference_limits():
     one = (1 - a) ** 2 + a**2 * gamma * SIGNAL * sp.exp(kappa**2) / kappa**2
     assert_same(icl.proportional_risk(TASK, ONE).expr, one)
     pair = (1 - a) ** 2 + a**2 * gamma * SIGNAL * sp.sinh(kappa**2) / kappa**2
@@ -38,7 +38,7 @@ def test_chapter_limits():
         assert_same(icl.proportional_risk(TASK, layer).expr, (1 - a) ** 2 + a**2 * gamma * SIGNAL)
 
 
-def test_chapter_optima():
+def test_reference_optima():
     best = icl.optimal_proportional_risk(TASK, ONE)
     e = sp.E * gamma * SIGNAL
     assert_same(best.expr, e / (1 + e))

@@ -12,7 +12,7 @@ from icltheory.symbols import steps
 R = sp.Rational
 ALPHA, ETA, MU = sp.symbols("alpha eta mu", positive=True)
 
-# The chapter's table: nu, C_risk, C_cos, maximal cosine.
+# The reference table: nu, C_risk, C_cos, maximal cosine.
 TABLE = [
     (0, "0.67598", "1.10716", "0.99083"),
     (1, "0.79788", "1.30867", "0.98595"),
@@ -107,7 +107,7 @@ def test_map_from_s_and_its_slope():
 
 
 @pytest.mark.parametrize(("nu", "risk", "cosine", "maximum"), TABLE)
-def test_constants_of_the_chapter(nu, risk, cosine, maximum):
+def test_constants_of_the_reference(nu, risk, cosine, maximum):
     found = icl.matching_constant("risk", nu).expr
     assert abs(sp.N(found, 20) - sp.Rational(risk)) < 6e-6
     printed = 2 ** (R(nu + 5, 4)) * sp.gamma(R(nu + 1, 2)) / sp.gamma(R(nu + 1, 4))
@@ -124,7 +124,7 @@ def test_constants_of_the_chapter(nu, risk, cosine, maximum):
 
 def test_digits_of_the_constants_at_equal_sizes():
     assert abs(sp.N(icl.matching_constant("risk", 0).expr, 20) - R("0.6759782400673")) < 1e-13
-    # The chapter's 1.1071633 is 1e-7 low: the root of the derivative, by quadrature.
+    # The reference value 1.1071633 is 1e-7 low: the root of the derivative, by quadrature.
     with mpmath.workdps(25):
         half = mpmath.mpf(1) / 2
 

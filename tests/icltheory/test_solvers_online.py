@@ -32,10 +32,10 @@ def simulate(step_size, dim, length, gaps, noise_var, prompts, seed):
     return {k: (v.mean(), v.std() / np.sqrt(prompts)) for k, v in out.items()}
 
 
-# -- closed forms of the chapter -----------------------------------------------------------------
+# -- reference closed forms ------------------------------------------------------------------------
 
 
-def test_risk_of_the_chapter():
+def test_risk_of_the_reference():
     assert icl.OnlineGradientDescent().risk().expr == (1 - 1 / d) ** n
     factor = icl.OnlineGradientDescent(ETA).risk(n=1).expr
     assert sp.expand(factor - (1 - 2 * ETA + ETA**2 * (d + 2))) == 0
@@ -46,7 +46,7 @@ def test_risk_of_the_chapter():
     assert start == R(4, 3)
 
 
-def test_forgetting_of_the_chapter():
+def test_forgetting_of_the_reference():
     found = icl.OnlineGradientDescent().forgetting().expr
     printed = (1 - 1 / d) ** n * (1 - ((d**2 - 2) / (d**2 + d - 2)) ** gap)
     at = {d: 7, n: 12, gap: 4}

@@ -1,4 +1,4 @@
-"""Stability ranges, optimal parameters and numbers of steps; the chapter's table and V4."""
+"""Stability ranges, optimal parameters and numbers of steps; the reference table and V4."""
 
 import itertools
 import math
@@ -37,7 +37,7 @@ def worst_root(solver, lower, upper, points=400):
 # -- stability -----------------------------------------------------------------------------------
 
 
-def test_stability_ranges_of_the_chapter():
+def test_stability_ranges_of_the_reference():
     assert icl.GradientDescent(ETA).stability == (ETA * lam_max < 2)
     assert icl.IterativeNewton(ALPHA).stability == (ALPHA * lam_max**2 < 2)
     assert icl.IterativeNewton(ALPHA, start="I").stability == (ALPHA * lam_max < 2)
@@ -92,7 +92,7 @@ def test_stability_of_layers():
 # -- optimal parameters --------------------------------------------------------------------------
 
 
-def test_optimal_parameters_of_the_chapter():
+def test_optimal_parameters_of_the_reference():
     assert icl.GradientDescent().optimal(L, U).step_size == 2 / (L + U)
     assert icl.IterativeNewton(1).optimal(L, U).scale == 2 / (L**2 + U**2)
     assert icl.IterativeNewton(1, start="I").optimal(L, U) == icl.IterativeNewton(
@@ -172,7 +172,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize(("kappa", "epsilon"), TABLE)
-def test_steps_of_the_chapter(kappa, epsilon):
+def test_steps_of_the_reference(kappa, epsilon):
     solvers = (
         *(icl.IterativeNewton(), icl.IterativeNewton(start="I")),
         *(icl.GradientDescent(), icl.Chebyshev()),
@@ -203,7 +203,7 @@ def test_a_scale_by_the_largest_eigenvalue_costs_one_step():
 
 
 @pytest.mark.parametrize("kappa", [10, 100, 1000])
-def test_momentum_against_the_worst_cases_of_the_chapter(kappa):
+def test_momentum_against_the_worst_cases_of_the_reference(kappa):
     root = math.sqrt(kappa)
     rho, z = (root - 1) / (root + 1), 1 - 1 / root
     cases = (
@@ -330,7 +330,7 @@ def test_laws_for_large_condition_numbers(name):
     assert "fu2024" in exact.citation()
 
 
-def test_acosh_is_the_log_of_the_chapter_at_high_accuracy():
+def test_acosh_is_the_log_of_the_reference_at_high_accuracy():
     ratio = sp.acosh(1 / accuracy) / sp.log(2 / accuracy)
     assert abs(sp.N(ratio.subs(accuracy, R(1, 10**5)), 20) - 1) < 1e-10
 

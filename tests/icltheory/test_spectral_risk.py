@@ -1,4 +1,4 @@
-"""Exact expected risks, optima, limits and late laws: the chapter's statements and reference values."""
+"""Exact expected risks, optima, limits and late laws: statements and reference values."""
 
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ ETA = sp.Symbol("eta", positive=True)
 C = sp.Symbol("c", positive=True)
 G = sp.Symbol("gamma", positive=True)
 P = [icl.wishart_trace_moment(k) for k in range(9)]
-SIGMA2 = d * noise_var  # the chapter's noise, whose coefficients are N(0, I)
+SIGMA2 = d * noise_var  # the reference noise, whose coefficients are N(0, I)
 
 
 def same(a, b):
@@ -95,7 +95,7 @@ def test_the_best_polynomial_is_a_filter_with_this_risk_and_none_is_better():
         (icl.IterativeNewton(ETA), 2, 1.27864951284e-4, 0.40618829699917),
     ],
 )
-def test_best_parameters_of_the_chapter(solver, count, best, risk):
+def test_best_parameters_of_the_reference(solver, count, best, risk):
     found = icl.optimal_solver_risk(solver, count, 40, 20)
     assert float(found.minimizer[ETA]) == pytest.approx(best, rel=2e-12)
     assert float(found) == pytest.approx(risk, rel=2e-13)
@@ -113,11 +113,11 @@ def test_best_parameters_of_the_chapter(solver, count, best, risk):
         (4, 20, 0.222599752335),
     ],
 )
-def test_best_polynomials_of_the_chapter(degree, length, risk):
+def test_best_polynomials_of_the_reference(degree, length, risk):
     assert float(icl.best_polynomial_risk(degree, length, 20)) == pytest.approx(risk, rel=5e-12)
 
 
-def test_literal_risk_and_forgetting_of_the_chapter():
+def test_literal_risk_and_forgetting_of_the_reference():
     literal = icl.solver_risk(icl.GradientDescent(0.01), 50, 20, 20)
     assert float(literal) == pytest.approx(0.1351659496279, rel=1e-12)
     forgetting = icl.solver_forgetting(icl.GradientDescent(0.01), 1, 20, 20)
@@ -209,7 +209,7 @@ def test_limit_with_covariance():
     assert same(one.expr, icl.solver_risk_limit(icl.GradientDescent(C / n), 2, G, noise_var).expr)
 
 
-def test_square_limits_of_the_chapter():
+def test_square_limits_of_the_reference():
     half = sp.Rational(1, 2)
     descent = icl.solver_risk_limit(icl.GradientDescent(C / n), steps, 1).expr
     assert descent == sp.hyper([half, -2 * steps], [2], 4 * C)

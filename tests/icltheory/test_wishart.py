@@ -1,4 +1,4 @@
-"""Wishart trace moments: the chapter's values, two derivations, Isserlis by brute force, sampling."""
+"""Wishart trace moments: the reference values, two derivations, Isserlis by brute force, sampling."""
 
 import itertools
 import math
@@ -15,7 +15,7 @@ from icltheory.laws.zonal import zonal_trace_moment
 from icltheory.symbols import d, n
 
 
-def test_chapter_values():
+def test_reference_values():
     moment = icl.wishart_trace_moment
     expected = {
         1: n * d,

@@ -21,7 +21,7 @@ ONE = icl.SoftmaxAttention(heads=1)
 DECAY = [[0.5 ** abs(i - j) for j in range(5)] for i in range(5)]
 
 
-def chapter(dim, noise_var=0.0, **covariances):
+def reference(dim, noise_var=0.0, **covariances):
     """The large-prompt paper's task: S = I. Its risk has a factor 1/2."""
     return icl.LinearRegression(dim=dim, noise_var=noise_var, coef_cov=1, **covariances)
 
@@ -30,20 +30,20 @@ def chapter(dim, noise_var=0.0, **covariances):
 
 
 def test_reference_minima():
-    best = optimal_block_risk(chapter(5), [100, 1000, 10_000])
+    best = optimal_block_risk(reference(5), [100, 1000, 10_000])
     assert best.risk / 2 == pytest.approx([0.3696824, 0.0461579, 0.00476646], rel=2e-6)
     assert best.risk * 1.03 / 2 != pytest.approx([0.3696824, 0.0461579, 0.00476646], rel=1e-2)
     assert best.A[0] == pytest.approx(0.42884 * np.eye(5), abs=1e-5)
     assert best.b[0] == pytest.approx(2.05861, abs=1e-5)
     # The balanced end of infinite-prompt training.
     b = 5**0.25
-    values = block_risk(chapter(5), 1 / b, b, [100, 1000, 10_000]) / 2
+    values = block_risk(reference(5), 1 / b, b, [100, 1000, 10_000]) / 2
     assert values == pytest.approx([0.445181, 0.094836, 0.017903], abs=1e-6)
     for n, risk, square in ((20, 0.26326, 0.9763), (50, 0.14305, 1.6906)):
-        best = optimal_block_risk(chapter(2), n)
+        best = optimal_block_risk(reference(2), n)
         assert best.risk / 2 == pytest.approx(risk, abs=1e-5)
         assert best.b**2 == pytest.approx(square, abs=1e-4)
-    best = optimal_block_risk(chapter(25), [100, 1000, 10_000])
+    best = optimal_block_risk(reference(25), [100, 1000, 10_000])
     assert best.risk / 2 == pytest.approx([5.1867, 0.85133, 0.09107], rel=1e-4)
 
 

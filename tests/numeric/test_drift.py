@@ -237,8 +237,8 @@ def test_bad_flows(change, message):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"b0": 0}, InvalidInput, "b > 0"),
-        ({"b0": -1.0}, InvalidInput, "b > 0"),
+        ({"b0": 0}, InvalidInput, "is not positive"),
+        ({"b0": -1.0}, InvalidInput, "is not positive"),
         ({"method": "fast"}, InvalidInput, "unknown"),
         ({"prompt_length": 1}, InvalidInput, "no valley"),
         ({"method": "leading", "b0": 1.2}, OutOfDomain, "larger b0"),

@@ -18,7 +18,7 @@ def measured(prompts=300, n=30, noise=0.0, seed=2, **options):
     return data, run, found
 
 
-def test_the_chapter_s_bins():
+def test_the_reference_bins():
     """Lowest three of 8 bins: Newton .152, .585, .932; descent .464, .796, .949. Other prompts."""
     *_, found = measured()
     assert found.count.sum() == 6000

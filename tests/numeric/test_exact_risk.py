@@ -378,7 +378,7 @@ def test_against_simulated_layers(attention, layer, arguments):
             InvalidInput,
             "prompt_length = 1 is not an integer of at least 2",
         ),
-        (base(3), TWO, 1, {}, InvalidInput, "prompt_length = 1 is not an integer of at least 2"),
+        (base(3), TWO, 1, {}, InvalidInput, "at least 2; opposite heads"),
         (base(3), ONE, 9, {"score_scale": -0.2}, InvalidInput, "change the sign of both"),
         (base(3), ONE, 9, {"score_scale": np.inf}, InvalidInput, "score_scale contains"),
         (base(3), ONE, 9, {"score_scale": 50.0}, OutOfDomain, "Use a smaller score_scale"),

@@ -76,7 +76,7 @@ def test_published_linear_attention_trajectory():
     path = numeric.closed_trajectory(task, times, alpha=0.3, attention=LINEAR, prompt_length=20)
     np.testing.assert_allclose(path["product"], typed, rtol=1e-13)
     assert np.abs(path["product"] / (1.02 * typed) - 1).max() > 0.01
-    # The risk it ends at is d (1 - 1/g), twice the chapter's.
+    # The risk it ends at is d (1 - 1/g), twice the reference value.
     assert abs(path["risk"][-1] / (5 * (1 - 1 / g)) - 1) < 1e-6
 
 

@@ -129,8 +129,8 @@ def test_newton_steps_are_matched_by_conjugate_gradients_linearly():
         include_empty_prefix=True,
     )
     match = numeric.best_match(pairs, range(1, 21), bootstrap=200)
-    chapter = np.array([2, 3, 5, 7, 9, 12, 14, 17, 18, 19])
-    assert np.all(np.abs(match.best - chapter) <= 1)
+    reference = np.array([2, 3, 5, 7, 9, 12, 14, 17, 18, 19])
+    assert np.all(np.abs(match.best - reference) <= 1)
     assert np.all(match.best_similarity > 0.986)
     slope = np.polyfit(newton_steps[:8], match.best[:8], 1)[0]
     assert slope == pytest.approx(1.11, abs=0.06)

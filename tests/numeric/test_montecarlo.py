@@ -359,6 +359,7 @@ def test_progress_goes_to_standard_error(capsys):
         (icl.LinearAttention(centered=True), 1, {"value_scale": 1}, "pass n >= 2"),
         ("softmax", 10, {}, "attention has type str"),
         (ONE, 0, {}, "prompt_length = 0 is not an integer of at least 1"),
+        (ONE, [10, 20], {}, "loop over the lengths, or hand the grid to numeric.sweep"),
         (ONE, [10, 20], {}, r"prompt_length has shape \(2,\)"),
         (ONE, 10, {"score_scale": 1, "value_scale": math.nan}, "value_scale contains NaN"),
         (ONE, 10, {"score_scale": [1], "value_scale": 1}, "score_scale has shape"),

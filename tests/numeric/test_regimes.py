@@ -40,7 +40,7 @@ def limit_at(ratio, noise, inverse_temperature, total):
     return float(expr.subs({gamma: ratio, noise_var: noise, kappa: inverse_temperature, a: total}))
 
 
-def test_exact_risk_of_the_chapter():
+def test_exact_risk_of_the_reference():
     task, scale = icl.LinearRegression(dim=1000), 1000**-0.5
     risk = numeric.exact_risk(task, ONE, 2000, scale)
     assert risk == pytest.approx(0.57634, abs=6e-6)
@@ -235,8 +235,8 @@ def test_exact_risk_of_three_points_by_enumeration():
     assert numeric.exact_product_risk(task, points, length, scale, value) == pytest.approx(total)
 
 
-def test_one_head_law_of_the_chapter():
-    # Uniform features, d = 1, no noise; the chapter prints .522, .545, .551 and the limit .550.
+def test_one_head_law_of_the_reference():
+    # Uniform features, d = 1, no noise; the published values are .522, .545, .551 and the limit .550.
     task = icl.LinearRegression(dim=1)
     lengths = np.array([1e3, 1e5, 1e7])
     best = numeric.best_product_head(task, UNIFORM, lengths)
@@ -459,5 +459,5 @@ def test_simulated_risk_of_a_head_on_features_of_any_law():
     assert abs(sample.value - 1.03 * exact) > 5 * sample.standard_error
     with pytest.raises(InvalidInput, match="pass a token law"):
         numeric.simulate_feature_risk(task, A, b, length)
-    with pytest.raises(InvalidInput, match="a variance is at least 0"):
+    with pytest.raises(InvalidInput, match="pass 0 or more"):
         numeric.simulate_feature_risk(law, A, b, length, noise_var=-1)

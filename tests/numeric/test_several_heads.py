@@ -1,4 +1,4 @@
-"""Several heads, the query token and the optima, against the chapter's digits, sampling and closed forms."""
+"""Several heads, the query token and the optima, against the reference digits, sampling and closed forms."""
 
 import math
 
@@ -225,7 +225,7 @@ def test_joint_scaling_of_the_best_pair():
     n = np.array([1e3, 1e4, 1e6, 1e8, 1e12])
     best = optimal_risk(base(5, 0.5), TWO, n)
     leading = float(icl.pair_scale(base(5, 0.5)).expr.subs(symbols.n, 1))
-    ratio = n * best.score_scale**2 / leading
+    ratio = n * (best.score_scale / leading) ** 2
     assert np.all(np.abs(ratio - 1) < 20 / n + 1e-7)
     small = optimal_risk(base(5, 0.5), TWO, n, small_scores=True).risk
     gain = float(icl.pair_gain(base(5, 0.5)).expr.subs(symbols.n, 1))

@@ -159,7 +159,7 @@ def test_the_printed_legend_is_that_of_isotropic_prompts():
 def test_published_slopes():
     """A9: 3.0 Newton steps and 1.5 doublings a layer over layers 4 to 9; the ratio is the 1/2 of V13.
 
-    The chapter's 3.03 takes the legend's 17 for layer 8; the middle of its tie set, 17.5, gives 3.07.
+    The reference value 3.03 takes the legend's 17 for layer 8; the middle of its tie set, 17.5, gives 3.07.
     """
 
     def slope(matches, log):
@@ -209,7 +209,7 @@ def test_intervals_cover_and_ties_follow_the_paired_scatter():
 
 
 def test_equivalence_map_of_newton_and_gradient_descent():
-    """V13: best gradient steps of Newton's, of the chapter's tables up to one point of the grid."""
+    """V13: best gradient steps of Newton's, of the reference tables up to one point of the grid."""
     data = numeric.solver_prompts(20, 41, 200, seed=31)
     spectra = numeric.prompt_spectra(data.features, data.labels, range(41))
     grid = np.unique(np.round(2 ** np.arange(0, 12.01, 0.125)))

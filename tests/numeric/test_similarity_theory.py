@@ -1,4 +1,4 @@
-"""Expected similarities: the chapter's values, closed forms, and similarities of simulated prompts."""
+"""Expected similarities: the reference values, closed forms, and similarities of simulated prompts."""
 
 import math
 
@@ -20,7 +20,7 @@ NEWTON_2 = icl.IterativeNewton(2 / frobenius)
 PAPER = {"points": 40, "d": 20, "include_empty_prefix": True}
 
 
-def test_values_of_the_chapter():
+def test_values_of_the_reference():
     zero = expected_similarity_of_errors(GD, 0, *SQUARES, **PAPER)
     assert zero.value == pytest.approx(0.506060827347, rel=1e-11)
     assert zero.value == pytest.approx(math.sqrt(21 / 82), rel=1e-12)

@@ -26,7 +26,7 @@ def test_published_columns_come_out_under_the_stated_conventions_only(name):
     assert verdicts == [DEVIATES] * len(verdicts), f"\n{rejected}"
 
 
-def test_stated_accuracy_of_the_chapter():
+def test_stated_accuracy_of_the_reference():
     """A3: P1 to 0.0033 over 12 draws; here with their own scatter (5 sigma) beside it."""
     rows = numeric.audit_table("newton-first-layer", prompts=PROMPTS)
     gaps = [abs(row.estimate - row.prediction) for row in rows]
@@ -54,7 +54,7 @@ def test_float32_has_a_peak_that_float64_and_longer_prefixes_do_not_have():
     }
     steps = np.arange(19, 25)
     newton = icl.IterativeNewton(2 / frobenius)
-    for kappa, chapter in table.items():
+    for kappa, reference in table.items():
         data = numeric.solver_prompts(20, 41, 50, kappa=kappa, coef_var=1, seed=21)
         least = numeric.solver_errors(
             data.features, data.labels, icl.OrdinaryLeastSquares()
@@ -63,7 +63,9 @@ def test_float32_has_a_peak_that_float64_and_longer_prefixes_do_not_have():
         options = {"include_empty_prefix": True}
         rounded = numeric.similarity_of_errors(least, single, **options)
         assert steps[np.argmax(rounded.value)] in (21, 22)
-        assert np.abs(rounded.value[:4] - chapter[:4]).max() < 5 * rounded.standard_error[:4].max()
+        assert (
+            np.abs(rounded.value[:4] - reference[:4]).max() < 5 * rounded.standard_error[:4].max()
+        )
         assert rounded.value[5] < rounded.value[2] - 0.01
         double = numeric.solver_errors(data.features, data.labels, newton, [*steps, 40]).errors
         exact = numeric.similarity_of_errors(least, double, **options).value
@@ -76,7 +78,7 @@ def test_float32_has_a_peak_that_float64_and_longer_prefixes_do_not_have():
 def test_conditioning_and_steps():
     """V18 and A7: first step with mean risk/d below 1e-4 (last: 1e-6) at n = 40, 400 prompts.
 
-    Counts can move by one, or by one point of the grid, between draws (chapter).
+    Counts can move by one, or by one point of the grid, between draws.
     """
     grid = np.unique(np.round(2 ** np.arange(0, 15.5, 0.1)))
     table = {  # Newton 2/F, 1/F, from I with the best and with 1/tr S; descent .002, best; Chebyshev

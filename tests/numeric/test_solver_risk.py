@@ -24,7 +24,7 @@ def close(value, reference, printed):
 # -- Section 8, deterministic ----------------------------------------------------------------------
 
 
-def test_literal_and_stable_event_of_the_chapter():
+def test_literal_and_stable_event_of_the_reference():
     counts = [40, 50, 60, 80, 100]
     stable = numeric.solver_risk(GD, counts, n=20, d=20)
     literal = numeric.solver_risk(GD, counts, n=20, d=20, expectation="literal")
@@ -56,7 +56,7 @@ def test_literal_and_stable_event_of_the_chapter():
         (GD, 10**4, (21, 20), 0, 2.382727e-3),
     ],
 )
-def test_values_of_the_chapter(solver, count, sizes, noise, reference):
+def test_values_of_the_reference(solver, count, sizes, noise, reference):
     length, dim = sizes
     risk = numeric.solver_risk(solver, count, n=length, d=dim, noise_var=noise / dim)
     digits = 7 if count == 10**4 else 10
@@ -74,7 +74,7 @@ def test_floor_of_few_examples_to_all_digits():
     ("length", "count", "value"),
     [(20, 10**5, 4.35642e-3), (22, 10**4, 3.45278e-4), (25, 10**5, 5.46968e-10)],
 )
-def test_late_table_of_the_chapter(length, count, value):
+def test_late_table_of_the_reference(length, count, value):
     risk = numeric.solver_risk(GD, count, n=length, d=20)
     assert close(risk.value, value, 6)
     law = float(icl.late_solver_risk(GD, count, length, 20))
@@ -168,7 +168,7 @@ def test_limit_of_large_sizes():
         (20, 2, 5, 0.35050, 4e-5),
     ],
 )
-def test_sampled_newton_of_the_chapter(length, factor, count, reference, error):
+def test_sampled_newton_of_the_reference(length, factor, count, reference, error):
     solver = icl.IterativeNewton(factor / frobenius)
     risk = numeric.solver_risk(solver, count, n=length, d=20, samples=8000, seed=1)
     total = math.hypot(risk.error, error)
@@ -177,7 +177,7 @@ def test_sampled_newton_of_the_chapter(length, factor, count, reference, error):
     assert abs(1.03 * risk.value - reference) > 5 * total
 
 
-def test_forgetting_of_newton_of_the_chapter():
+def test_forgetting_of_newton_of_the_reference():
     # V19c by samples: E tr[S r^2]/(n d) = 0.04099(1) for alpha = 2/F, k = 5, n = d = 20.
     values = numeric.wishart_eigenvalues(20, 20, 8000, seed=4)
     norm = np.sqrt((values**4).sum(axis=1, keepdims=True))
@@ -194,7 +194,7 @@ def test_forgetting_of_newton_of_the_chapter():
         (22, 28, 1.667e-4, 1.63e-4, 3e-6),
     ],
 )
-def test_late_newton_of_the_chapter(length, count, leading, exact, error):
+def test_late_newton_of_the_reference(length, count, leading, exact, error):
     solver = icl.IterativeNewton(1 / frobenius)
     law = numeric.late_solver_risk(solver, count, n=length, d=20, samples=4000, seed=2)
     assert abs(law.value - leading) < 5 * law.standard_error + 0.6e-3 * leading
@@ -362,6 +362,11 @@ def risk(solver=GD, steps=3, **options):
             "stable up to",
         ),
         (lambda: numeric.solver_risk_limit(icl.Ridge(n), gamma=0.0), InvalidInput, "not positive"),
+        (
+            lambda: numeric.solver_risk(icl.ConjugateGradient(), n=9, d=4),
+            InvalidInput,
+            "depends on the labels",
+        ),
         (
             lambda: numeric.late_solver_risk(icl.GradientDescent(1 / lam_min), 9, n=5, d=5),
             InvalidInput,

@@ -428,3 +428,53 @@ def test_optimal_parameters_of_one_eigenvalue_are_finite():
         fitted = np.einsum("bd,bd->b", run.weights[:, 0, 0], data.features[:, 0])
         assert np.abs(fitted - data.labels[:, 0]).max() < 1e-12
     assert lam_min.name in str(icl.Chebyshev().lower)
+
+
+# -- risk at every prefix ------------------------------------------------------------------------------
+
+
+def test_risk_at_every_prefix_is_that_of_the_quadrature():
+    data = numeric.solver_prompts(4, 9, 20_000, noise_var=0.2, seed=6)
+    descent, ridge = icl.GradientDescent(0.02), icl.Ridge(0.8)
+    run = numeric.run_solvers(
+        data.features, data.labels, {descent: [0, 3], ridge: None}, prefixes=[1, 5, 9]
+    )
+    risk = run.risk(data.coefficients)
+    assert risk.value.shape == risk.standard_error.shape == (3, 3)
+    for row, n in enumerate(risk.prefixes):
+        for column, (solver, steps) in enumerate(risk.columns):
+            exact = float(numeric.solver_risk(solver, steps, n=int(n), d=4, noise_var=0.2))
+            value, error = risk.value[row, column], risk.standard_error[row, column]
+            assert numeric.compare({}, exact, value, error, required=0.1).verdict == "agrees"
+            assert numeric.compare({}, 1.12 * exact, value, error).verdict == "deviates"
+    assert np.array_equal(risk.of(descent).value, risk.value[:, :2])
+    assert risk.of(ridge).columns == ((ridge, None),)
+
+
+def test_mean_square_of_the_errors_has_the_noise_of_the_label():
+    data = numeric.solver_prompts(3, 6, 90_000, noise_var=0.5, seed=8, kappa=5)
+    ridge = icl.Ridge(1.5)
+    table = numeric.solver_errors(data.features, data.labels, ridge, prefixes=[0, 4])
+    squares = table.mean_square()
+    run = numeric.run_solvers(data.features, data.labels, ridge, prefixes=[0, 4])
+    risk = run.risk(data.coefficients, data.covariance)
+    gap = np.abs(squares.value - risk.value - 0.5)
+    error = np.hypot(squares.standard_error, risk.standard_error)
+    assert np.all(gap < 5 * error)
+    assert np.all(5 * error < 0.06)  # a label noise 12 % off would be seen
+    flat = run.risk(data.coefficients)
+    assert np.abs(flat.value - risk.value).max() > 5 * error.max()
+
+
+def test_risk_at_prefixes_refuses_other_shapes():
+    data = prompts(3, 5, 2)
+    run = numeric.run_solvers(data.features, data.labels, icl.Ridge(1))
+    with pytest.raises(icl.InvalidInput, match="coefficients have shape"):
+        run.risk(data.coefficients[:1])
+    with pytest.raises(icl.InvalidInput, match="covariance has shape"):
+        run.risk(data.coefficients, np.eye(2))
+    assert np.isnan(
+        numeric.run_solvers(data.features[:1], data.labels[:1], icl.Ridge(1))
+        .risk(data.coefficients[:1])
+        .standard_error
+    ).all()

@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 import icltheory as icl
 import numeric
-import numeric.laws
+import numeric.empirical_law
 from numeric import special
 
 LAWS = {
@@ -343,7 +343,7 @@ def reference(points, weights, u):
 @pytest.mark.parametrize("block", [1, 64, 2**18])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_streamed_data_equals_plain_softmax(block, weighted, monkeypatch):
-    monkeypatch.setattr(numeric.laws, "_BLOCK", block)
+    monkeypatch.setattr(numeric.empirical_law, "_BLOCK", block)
     rng = np.random.default_rng(1)
     count = 700 if block > 1 else 680
     points, u = rng.standard_normal((count, 3)), 2 * rng.standard_normal((20, 3))

@@ -153,7 +153,7 @@ def test_quadrature_agrees_with_simulation_within_four_errors_at_one_percent():
     assert replace(row, prediction=1.03 * exact).verdict == DEVIATES
 
 
-def test_the_predictions_for_the_query_token_are_those_of_the_chapter():
+def test_the_predictions_for_the_query_token_are_those_of_the_reference():
     one = optimal_risk(study.BASE, regimes.ONE_WITH_QUERY, 20)
     assert float(one.risk) == pytest.approx(0.546653, abs=1e-6)
     assert regimes.small_pair_risk(20) + regimes.query_cost(20) == pytest.approx(0.241634, abs=1e-6)

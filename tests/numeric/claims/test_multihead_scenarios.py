@@ -150,7 +150,7 @@ def test_one_small_training():
     """One head on local examples, 200 steps."""
     task = scenarios.local(1, 1, dim=2)
     best = scenarios.best_risk(task, 1, 10)
-    layer = scenarios.Layer.own("local", task, 10, best, value=1.0)
+    layer = scenarios.Tested.own("local", task, 10, best, value=1.0)
     (row,) = scenarios.trained_rows([layer], Effort("", 16_000, 600, (), ()))
     assert row.verdict == AGREES, row
     assert row.setting["learned k"]

@@ -115,7 +115,7 @@ def test_every_column_carries_its_iterate(layout):
 
 
 def test_printed_signs_are_off_by_the_published_amount():
-    """The chapter: columns M_k x_j are off by .75, .9, 3, 340, 6e43 at k = 0, 1, 2, 4, 8 (one draw)."""
+    """Reference: columns M_k x_j are off by .75, .9, 3, 340, 6e43 at k = 0, 1, 2, 4, 8 (one draw)."""
     n, d = 12, 5
     off = {}
     for k in (0, 1, 2, 4, 8):
@@ -209,7 +209,7 @@ def test_gradient_descent_by_construction(n, d):
         ((2, 0, 1, 0.1), "prompt_length = 0"),
         ((2, 4, -1, 0.1), "steps = -1"),
         ((2, 4, [1], 0.1), r"steps has shape \(1,\)"),
-        ((2, 4, 1, 0.0), "scale = 0 must be positive"),
+        ((2, 4, 1, 0.0), "scale = 0 is not positive"),
         ((2, 4, 1, float("nan")), "scale contains NaN"),
         ((2, 4, 1, 0.1, "SS"), "start = 'SS' is not one of S, I"),
     ],
@@ -224,7 +224,7 @@ def test_wrong_options_and_prompts_are_refused():
         newton_transformer(2, 4, 1, 0.1, layout="long")
     with pytest.raises(InvalidInput, match="signs = 'right' is not one of corrected, printed"):
         newton_transformer(2, 4, 1, 0.1, signs="right")
-    with pytest.raises(InvalidInput, match="step_size = -1 must be positive"):
+    with pytest.raises(InvalidInput, match="step_size = -1 is not positive"):
         gradient_transformer(2, 4, 1, -1)
     network = newton_transformer(2, 4, 1, 0.1)
     with pytest.raises(InvalidInput, match="those of 4 examples in 2 dimensions"):

@@ -17,6 +17,7 @@ from numeric.families import best_variant, given_families, solver_families
 from numeric.finite import make_checkpoints
 from numeric.finite.shipping import RECIPES
 from numeric.finite.verdict import remaining, shown
+from numeric.plot_style import COLORS
 from numeric.regression_prompts import solver_prompts
 from numeric.solvers import run_solvers
 
@@ -281,7 +282,7 @@ def test_a_fit_finds_its_number(scale):
     assert (rule.label, rule.fitted) == ("1/trace", None)
 
 
-def test_families_of_the_chapter():
+def test_families_of_the_reference():
     families = solver_families(5, 15, penalty=1.25)
     assert [f.name for f in families] == [
         *("gradient descent", "Newton from S", "Newton from the identity", "conjugate gradients"),
@@ -318,15 +319,23 @@ def test_tables_and_figures(result):
     assert page.count("<table>") == 2
     assert "<b>The model runs gradient descent" in page
     figure = result.figure
-    assert [s.label for s in figure.points] == ["layer 1", "layer 2", "layer 3"]
-    assert figure.lines[2].label == "steps 3"
+    assert [s.color for s in figure.points] == [s.color for s in figure.lines] == [0, 1, 2]
+    assert figure.lines[2].label == "layer 3: steps 3"
     # The true filter lies on the points: 1 - (1 - eta lam)^t at the mean of each bin, nearly.
     x, y = (np.array(v) for v in (figure.points[1].x, figure.points[1].y))
     assert y == pytest.approx(1 - (1 - 0.02 * x) ** 2, abs=0.02)
     assert len(result.family_figure(2).lines) == len(result.matches)
     assert result.family_figure().title == "Layer 3 beside the families"
     assert result.step_figure().points[0].y == (1, 2, 3)
-    assert result.plot()._repr_png_()[0].startswith(b"\x89PNG")
+    assert result.figures._repr_png_()[0].startswith(b"\x89PNG")
+    assert result.plot().get_title(loc="left") == figure.title
+    # A family has one colour, which is neither the model's nor another's.
+    hues = {line.label.split(",")[0]: line.color for line in result.family_figure().lines}
+    assert len(set(hues.values())) == len(hues)
+    assert result.family_figure().points[0].color % len(COLORS) not in {
+        hue % len(COLORS) for hue in hues.values()
+    }
+    assert all(hues[s.label] == s.color for s in result.step_figure().points)
     with pytest.raises(InvalidInput, match=r"layer = 4 is not one of 1, \.\.\., 3"):
         result.family_figure(4)
     with pytest.raises(InvalidInput, match="'descent' is not one of gradient descent"):

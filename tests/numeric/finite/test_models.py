@@ -221,7 +221,7 @@ def test_start_signs_and_seeds():
         ({"dim": 2.5}, "dim = 2.5"),
         ({"dim": 2, "heads": 0}, "heads = 0"),
         ({"dim": 2, "values": "mixed"}, "values = 'mixed' is not one of opposite, same, random"),
-        ({"dim": 2, "value_size": 0}, "value_size = 0 must be positive"),
+        ({"dim": 2, "value_size": 0}, "value_size = 0 is not positive"),
         ({"dim": 2, "scores": "vector"}, "scores = 'vector' is not one of matrix, scalar"),
         ({"dim": 2, "head_width": 0}, "head_width = 0 is not an integer of at least 1"),
         ({"dim": 2, "head_width": 1, "merged": True}, "head_width limits .* leave merged out"),

@@ -150,7 +150,7 @@ def test_float32_states_are_accumulated_in_float64():
     ("options", "message"),
     [
         ({"prompts": 74}, "74 prompts give 444 pairs.*need 450: pass prompts=75 or more"),
-        ({"ridge": 0}, "ridge = 0 must be positive"),
+        ({"ridge": 0}, "ridge = 0 is not positive"),
         ({"ridge": float("nan")}, "ridge contains NaN"),
         ({"batch": 0}, "batch = 0"),
         ({"seed": -1}, "seed = -1"),

@@ -117,7 +117,7 @@ def test_saved_and_loaded(tmp_path):
     [
         (lambda: finite.TokenAttention(3, "relu"), "not one of softmax, linear"),
         (lambda: finite.TokenAttention(3, start="zero"), "not one of balanced"),
-        (lambda: finite.TokenAttention(3, scale=0), "must be positive"),
+        (lambda: finite.TokenAttention(3, scale=0), "not positive"),
         (lambda: finite.TokenAttention(0), "integer of at least 1"),
         (lambda: finite.TokenAttention.from_blocks([[1, 2]], 1), "d x d"),
         (lambda: finite.TokenAttention.from_blocks([[1]], [1, 2]), r"b has shape \(2,\)"),

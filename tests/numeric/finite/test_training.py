@@ -2,7 +2,6 @@
 
 import os
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -156,7 +155,6 @@ def test_run_shows_itself():
     assert run.smoothed_loss == pytest.approx(expected)
     axes = run.plot()
     assert axes.get_xlabel() == "step"
-    plt.close(axes.figure)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +162,7 @@ def test_run_shows_itself():
     [
         ({"optimizer": "lbfgs"}, "optimizer = 'lbfgs' is not one of adam, sgd"),
         ({"schedule": "linear"}, "schedule = 'linear' is not one of cosine, constant"),
-        ({"learning_rate": 0}, "learning_rate = 0 must be positive"),
+        ({"learning_rate": 0}, "learning_rate = 0 is not positive"),
         ({"steps": 0}, "steps = 0"),
         ({"prompt_length": 2.5}, "prompt_length = 2.5"),
         ({"batch_size": -1}, "batch_size = -1"),

@@ -297,7 +297,7 @@ def test_the_gradient_is_clipped_and_warmed_up():
         (TASK, {"curriculum": (1, 3, 10)}, r"curriculum is finite.Curriculum\(...\)"),
         (TASK, {"prompt_length": 8}, "9 x tokens"),
         (TASK, {"warmup": -1}, "warmup = -1"),
-        (TASK, {"clip_norm": 0}, "clip_norm = 0 must be positive"),
+        (TASK, {"clip_norm": 0}, "clip_norm = 0 is not positive"),
         (icl.LinearRegression(dim=4), {}, "dim = 4, the model 3"),
     ],
 )

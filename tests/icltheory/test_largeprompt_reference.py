@@ -433,7 +433,7 @@ def test_best_risks_and_the_price_of_softmax():
     linear = icl.optimal_linear_attention(
         icl.LinearRegression(dim=d, noise_var=noise_var, coef_cov=1)
     )
-    # Chapter: R* = d (d + 1 + noise)/(2 (n + d + 1 + noise)), half of the risk here.
+    # Reference: R* = d (d + 1 + noise)/(2 (n + d + 1 + noise)), half of the risk here.
     typed = d * (d + 1 + noise_var) / (n + d + 1 + noise_var)
     assert sp.cancel(linear.expr - typed) == 0
     for dim, ratio in ((1, 1.0345), (2, 1.0200), (5, 1.0067), (10, 1.0023)):
