@@ -1,4 +1,4 @@
-"""Speeds of the symbolic side and of compiled formulas; run with `pytest tests/benchmarks`.
+"""Speeds of the symbolic side and of compiled formulas; run with `pytest -o addopts= tests/benchmarks`.
 
 Each benchmark measures a named alternative in the same run and asserts the ratio.
 """

@@ -1,4 +1,4 @@
-"""Speed of compiled matrix formulas against hand-written NumPy; run with `pytest tests/benchmarks`."""
+"""Speed of compiled matrix formulas against hand-written NumPy; run with `pytest -o addopts= tests/benchmarks`."""
 
 import time
 

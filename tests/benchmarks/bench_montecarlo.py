@@ -1,6 +1,6 @@
 """The reduced sampler against plain simulation: time * variance at d = 20, n = 100.
 
-Run with `pytest tests/benchmarks/bench_montecarlo.py -p benchmark --benchmark-only`.
+Run with `pytest -o addopts= tests/benchmarks/bench_montecarlo.py`.
 """
 
 import math
