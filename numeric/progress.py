@@ -46,8 +46,14 @@ def partial_result() -> Any:
     An estimate has the standard error of the samples that were drawn, a comparison the lengths that
     were measured, a training run its history up to the stop (and the model its weights).
 
-    >>> partial_result() is None
-    True
+    >>> try:
+    ...     with progress_bar(3, 0, False, "sum", partial=lambda: 6):
+    ...         raise KeyboardInterrupt
+    ... except Interrupted as stopped:
+    ...     print(stopped)
+    sum: stopped after 0 of 3; numeric.partial_result() is the result so far.
+    >>> partial_result()
+    6
     """
     return _last[0] if _last else None
 

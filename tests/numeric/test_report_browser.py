@@ -125,7 +125,8 @@ def test_the_page_fits_and_is_whole(page, width):
     assert seen["headings"][0] == 1
     assert all(b - a <= 1 for a, b in pairwise(seen["headings"]))
     assert len(seen["figures"]) == 3
-    assert all(0.85 * min(width, 704) < drawn < width for drawn in seen["figures"])
+    # On a phone a figure keeps the width at which its labels can be read, and scrolls in its box.
+    assert all(max(480, 0.85 * min(width, 704)) <= drawn <= 704 for drawn in seen["figures"])
 
 
 def test_the_dark_page_is_dark(page):
