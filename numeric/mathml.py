@@ -12,7 +12,7 @@ from typing import Any
 
 from sympy.printing.mathml import MathMLPresentationPrinter
 
-from icltheory.symbols import lam, noise_var
+from icltheory.symbols import LATEX_NAMES
 
 _BEFORE_FUNCTION = r"<mo>&InvisibleTimes;</mo>(?=(<mrow>)*<mi>[a-z]{2,}</mi>)"
 
@@ -32,10 +32,11 @@ _MATH = re.compile(
 
 
 def formula_mathml(expr: Any, display: str = "block") -> str:
-    """A SymPy expression as a MathML element, in the canonical notation (sigma^2 for noise_var).
+    """A SymPy expression as a MathML element, in the notation of `icltheory.symbols`.
 
     `display` is "block" (a line of its own) or "inline".
 
+    >>> from icltheory.symbols import noise_var
     >>> formula_mathml(1 + noise_var, "inline")
     '<math display="inline"><mrow><msup><mi>&#963;</mi><mn>2</mn></msup><mo>+</mo><mn>1</mn></mrow></math>'
     """
@@ -99,30 +100,53 @@ def _replaced(text: str, show: Callable[[str, str, str], str], plain: Callable[[
     return "".join([*out, plain(text[last:])])
 
 
+_LETTERS = {
+    **_GREEK, "delta": "δ", "epsilon": "ϵ", "nu": "ν", "omega": "ω", "varsigma": "ς", "ell": "ℓ",
+    "L": "ℒ", "V": "𝒱", "-": "−",
+}  # fmt: skip
+_SIGN = re.compile(
+    r"(?:\\(?:mathrm|operatorname)\{(?P<word>\w+)\}(?P<of>\w?)|\\mathcal\{(?P<script>\w)\}|"
+    r"\\(?P<greek>[a-z]+)|(?P<letter>[A-Za-z]))(?:_(?P<index>[\w+-]))?(?P<square>\^\{2\})?"
+)
+
+
 class _Printer(MathMLPresentationPrinter):
-    """SymPy's presentation printer, with the toolkit's own signs for two of the symbols."""
+    """SymPy's presentation printer, with the toolkit's own signs for its symbols."""
 
     def _print_Symbol(self, sym: Any, style: str = "plain") -> Any:
-        if sym == noise_var:
-            return self._sigma_power(self._number(2))
-        if sym == lam:
-            return self._tag("mi", "λ")
-        return super()._print_Symbol(sym, style)
+        sign = _SIGN.fullmatch(LATEX_NAMES.get(sym, ""))
+        if sign is None:
+            return super()._print_Symbol(sym, style)
+        return self._sign(sign, self._tag("mn", "2") if sign["square"] else None)
 
     def _print_Pow(self, expr: Any) -> Any:
         # (sigma^2)^p is sigma^(2p): a power of a sign that is a power itself would read ambiguously.
-        if expr.base == noise_var and expr.exp.is_positive:
-            return self._sigma_power(self._print(2 * expr.exp))
+        sign = _SIGN.fullmatch(LATEX_NAMES.get(expr.base, ""))
+        if sign is not None and sign["square"] and expr.exp.is_positive:
+            return self._sign(sign, self._print(2 * expr.exp))
         return super()._print_Pow(expr)
 
-    def _sigma_power(self, exponent: Any) -> Any:
-        power = self.dom.createElement("msup")
-        power.appendChild(self._tag("mi", "σ"))
-        power.appendChild(exponent)
-        return power
-
-    def _number(self, value: int) -> Any:
-        return self._tag("mn", str(value))
+    def _sign(self, sign: re.Match[str], power: Any) -> Any:
+        """A letter or word with its index and exponent."""
+        if sign["word"]:
+            base = self._tag("mi", f"{sign['word']} {sign['of']}".strip())
+        else:
+            name = sign["script"] or sign["greek"] or sign["letter"]
+            base = self._tag("mi", name if sign["letter"] else _LETTERS[name])
+        index = sign["index"]
+        parts = [base]
+        if index:
+            kind = "mi" if index.isalpha() else "mn" if index.isdigit() else "mo"
+            parts.append(self._tag(kind, _LETTERS["-"] if index == "-" else index))
+        if power is not None:
+            parts.append(power)
+        if len(parts) == 1:
+            return base
+        name = {(True, False): "msub", (False, True): "msup", (True, True): "msubsup"}
+        element = self.dom.createElement(name[bool(index), power is not None])
+        for part in parts:
+            element.appendChild(part)
+        return element
 
     def _tag(self, name: str, text: str) -> Any:
         element = self.dom.createElement(name)
