@@ -20,7 +20,17 @@ from icltheory.symbols import steps as STEPS
 
 
 def late_exponent(solver: Any, steps: Any) -> tuple[sp.Expr, int, sp.Expr]:
-    """(c, p, N): the residual after `steps` steps is exp(-c N lam^p) for small eigenvalues."""
+    """(c, p, N): the residual after `steps` steps is exp(-c N lam^p) for small eigenvalues, N > 0."""
+    factor, power, count = _exponent(solver, steps)
+    if count == 0:
+        raise InvalidInput(
+            f"steps = {steps} leaves every residual at 1, and the law is for many steps; pass a "
+            f"positive number of steps."
+        )
+    return factor, power, count
+
+
+def _exponent(solver: Any, steps: Any) -> tuple[sp.Expr, int, sp.Expr]:
     if isinstance(solver, PowerSolver) and not isinstance(solver, RidgeNewton):
         return *filters.late_residual(solver.contraction), solver.power(steps)
     if isinstance(solver, GradientFlow):

@@ -237,7 +237,10 @@ def limit_error(
 
 
 def is_consistent(task: LinearRegression, attention: SoftmaxAttention) -> bool:
-    """Whether the limiting risk vanishes; for decimal numbers, up to their rounding."""
+    """Whether the limiting risk vanishes; for decimal numbers, up to their rounding.
+
+    Terms with symbols are exact and have no rounding.
+    """
     error, known = limit_error(task, attention)
     entries = [error.scale] if error.is_isotropic else list(error.to_matrix())
     entries = [sp.cancel(x) for x in (*entries, *(known or ()))]
@@ -249,8 +252,12 @@ def is_consistent(task: LinearRegression, attention: SoftmaxAttention) -> bool:
     size = sp.S.One
     assert attention.values is not None
     for value, matrix in zip(attention.values, attention.score_matrices(task), strict=True):
-        size += abs(value) * (rho + (task.token_cov @ matrix).max_abs())
-    return bool(max(map(abs, entries)) <= size * sp.Rational(1, 10**13) * task.dim)
+        read = task.token_cov @ matrix
+        if not read.free_symbols():
+            term = abs(value) * (rho + read.max_abs())
+            size += term if term.is_number else 0
+    terms = task.dim if task.dim.is_number else 1  # in an entry of a product; 1 for scalar heads
+    return bool(max(map(abs, entries)) <= size * sp.Rational(1, 10**13) * terms)
 
 
 @on_specifications

@@ -85,7 +85,10 @@ def proportional_risk(task: LinearRegression, attention: Attention) -> Formula:
     risk = task.signal * (sp.factor(along) - 1) ** 2
     across = sp.factor(gamma * (task.signal + task.noise_var) * pairs)
     steps = (
-        Step("what a head of inverse temperature x reads along the query", sp.Eq(x, read)),
+        Step(
+            "what a head of inverse temperature x reads along the query",
+            sp.Eq(sp.Symbol("m"), read),
+        ),
         Step("overlap n sum w w' of heads x and y", sp.Eq(sp.Symbol("O"), overlap)),
         Step("bias, from the coordinate along the query", sp.Eq(sp.Symbol("B"), risk)),
         Step("variance, from the d - 1 others and the noise", sp.Eq(sp.Symbol("V"), across)),

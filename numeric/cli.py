@@ -107,7 +107,12 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("predict", _predict, "Predict the risk against the prompt length.")
     layer = sub.add_mutually_exclusive_group(required=True)
-    layer.add_argument("--heads", metavar="H", type=positive, help="softmax heads")
+    layer.add_argument(
+        "--heads",
+        metavar="H",
+        type=positive,
+        help="softmax heads; from two on, one pair of opposite heads",
+    )
     layer.add_argument("--linear", action="store_true", help="linear attention")
     _task_options(sub)
     sub.add_argument(
@@ -175,6 +180,11 @@ def _select(
         raise InvalidInput(f"there is no paper {paper}; papers: {', '.join(papers)}.")
     chosen = {key: c for key, c in claims.items() if paper in (None, c.paper)}
     for name in ids or ():
+        if name in claims and name not in chosen:
+            owner = claims[name].paper
+            raise InvalidInput(
+                f"the claim {name} belongs to paper {owner}; leave out --paper {paper}."
+            )
         if name not in chosen:
             raise InvalidInput(f"there is no claim {name}; claims: {', '.join(chosen)}.")
     return {key: c for key, c in chosen.items() if not ids or key in ids}
@@ -267,14 +277,21 @@ def _predict(arguments: Any) -> int:
     else:
         plot.save(_curve(arguments, columns), out)
     print(f"{len(lengths)} prompt lengths: {out}")
+    if not arguments.linear and arguments.heads > 2:
+        print(
+            f"The risk is that of one pair of opposite heads; {arguments.heads} heads can be better by "
+            f"order log(n)/n^2: numeric.optimal_heads."
+        )
     return SUCCESS
 
 
 def _curve(arguments: Any, columns: Sequence[Any]) -> Any:
     from numeric.plot import Figure, Series
 
-    layer = "linear attention" if arguments.linear else f"{arguments.heads} softmax head"
-    layer += "s" if not arguments.linear and arguments.heads > 1 else ""
+    if arguments.linear:
+        layer = "linear attention"
+    else:
+        layer = "one softmax head" if arguments.heads == 1 else "a pair of opposite softmax heads"
     chosen = "best" if arguments.score_scale is arguments.value_scale is None else "given"
     lengths, risk = (tuple(map(float, column)) for column in columns[:2])
     line = Series(f"{layer}, {chosen} parameters, predicted", lengths, risk)

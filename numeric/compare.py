@@ -169,6 +169,8 @@ class Comparison:
      n  prediction  estimate  std. error  allowance      z  resolution  verdict
     10        0.4     0.401       0.001          0   1.00      0.0125  agrees
     20       0.24     0.239       0.001          0  -1.00      0.0208  agrees
+    agrees: within 5 standard errors
+    resolution: the smallest relative deviation that a row could have shown, at most 0.03
     """
 
     rows: tuple[Row, ...]
@@ -254,11 +256,31 @@ class Comparison:
     # -- display -----------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        return text_table(*self._table())
+        return "\n".join([text_table(*self._table()), *self._footer()])
 
     def _repr_html_(self) -> str:
+        return self.to_html() + "".join(f"<p>{line}</p>" for line in self._footer())
+
+    def to_html(self) -> str:
+        """The table alone as HTML, without the lines below it that say what agreement means."""
         header, body = self._table()
         return html_table(header, body, [_COLORS[row.verdict] for row in self.rows])
+
+    def _footer(self) -> list[str]:
+        """What "agrees" and "resolution" mean, with the numbers that all rows share."""
+        if not self.rows:
+            return []
+        allowances = {row.allowance for row in self.rows}
+        required = {row.required for row in self.rows}
+        agrees = f"{AGREES}: within {_SIGMAS:g} standard errors"
+        if allowances != {0.0}:
+            share = f"{100 * min(allowances):g} %" if len(allowances) == 1 else "a fraction"
+            agrees += f" plus the allowance ({share} of the prediction)"
+        limit = f"at most {min(required):g}" if len(required) == 1 else "with a limit a row"
+        return [
+            agrees,
+            f"resolution: the smallest relative deviation that a row could have shown, {limit}",
+        ]
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         keys = self._setting_keys()

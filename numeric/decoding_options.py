@@ -13,19 +13,27 @@ from numeric.text_numbers import number, positive, seed
 
 # Formula -> function of icltheory, what it takes, and the defaults of options.
 FORMULAS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "contraction-moment": ("contraction_moment", "chain-power length dim chain-step", {}),
-    "contraction-moment-limit": ("contraction_moment_limit", "chain-power ratio chain-step", {}),
+    "contraction-moment": (
+        "contraction_moment",
+        "chain-power length dim chain-step",
+        {"power": "2"},
+    ),
+    "contraction-moment-limit": (
+        "contraction_moment_limit",
+        "chain-power ratio chain-step",
+        {"power": "2"},
+    ),
     "contraction-generating-function": (
         "contraction_generating_function",
         "ratio chain-step",
         {},
     ),
     "best-contraction": ("best_contraction", "chain-steps ratio", {}),
-    "best-step-condition": ("best_step_condition", "few-steps length dim", {}),
+    "best-step-condition": ("best_step_condition", "few-steps length dim", {"steps": "1"}),
     "late-contraction": ("late_contraction", "ratio", {}),
-    "noisy-chain-risk": ("NoisyDecoding.risk", "decoding length dim", {}),
-    "noisy-chain-risk-limit": ("NoisyDecoding.limit_risk", "decoding ratio", {}),
-    "prompt-loss": ("NoisyDecoding.prompt_loss", "decoding length dim", {}),
+    "noisy-chain-risk": ("NoisyDecoding.risk", "decoding length dim", {"steps": "1"}),
+    "noisy-chain-risk-limit": ("NoisyDecoding.limit_risk", "decoding ratio", {"steps": "1"}),
+    "prompt-loss": ("NoisyDecoding.prompt_loss", "decoding length dim", {"steps": "1"}),
     "noise-gain-limit": ("noise_gain_limit", "chain-steps ratio", {}),
     "overthinking-threshold": ("overthinking_threshold", "ratio", {}),
     "optimal-chain-length": ("optimal_chain_length", "", {}),
@@ -49,13 +57,13 @@ FORMULAS: dict[str, tuple[str, str, dict[str, str]]] = {
     "lock-in-threshold": ("lock_in_threshold", "", {}),
     "trained-weights": ("trained_weights", "task length", {}),
     "trained-risk": ("trained_risk", "task length", {}),
-    "outcome-risk": ("outcome_risk", "few-steps length dim", {}),
+    "outcome-risk": ("outcome_risk", "few-steps length dim", {"steps": "1"}),
 }
 
 OPTIONS = {
     "gamma": ("G", "limit of d/n: a number, or gamma (default)"),
     "noise_std": ("S", "noise of a thought: a number, or noise_std (default)"),
-    "samples": ("N", "number of chains: a number, or samples (default)"),
+    "samples": ("N", "number of chains or samples: a number, or samples (default)"),
     "label_noise_var": ("V", "label noise of a chain: a number (default 0), or label_noise_var"),
     "sampler": ("KIND", "of binary coefficients: logit (default), probit, clip or round"),
     "temperature": ("T", "of the sampler: a number, or temperature (default)"),
@@ -95,14 +103,14 @@ def _steps(options: Any) -> Any:
 
 
 def _decoding(options: Any) -> Any:
-    """A chain with numbers or symbols, and a number of steps (default 1)."""
+    """A chain with numbers or symbols, and a number of steps."""
     import icltheory as icl
     from icltheory.symbols import label_noise_var
 
     return icl.NoisyDecoding(
         _step(options),
         _symbol_or("noise_std", number)(options),
-        options.parsed("steps", seed, "1"),
+        options.parsed("steps", seed),
         _symbol_or("samples", positive)(options),
         options.parsed("label_noise_var", number, "0", label_noise_var),
     )
@@ -148,10 +156,10 @@ def _chosen(options: Any, option: str, default: str, kinds: dict[str, Callable[[
 
 
 ARGUMENTS: dict[str, Callable[[Any], Any]] = {
-    "chain-power": lambda options: options.parsed("power", seed, "2"),
+    "chain-power": lambda options: options.parsed("power", seed),
     "chain-step": _step,
     "chain-steps": _steps,
-    "few-steps": lambda options: options.parsed("steps", positive, "1"),
+    "few-steps": lambda options: options.parsed("steps", positive),
     "ratio": _symbol_or("gamma", number),
     "budget": _symbol_or("budget", positive),
     "noise-std": _symbol_or("noise_std", number),

@@ -1,123 +1,23 @@
 """`icltheory derive`: print a formula with its validity and source.
 
-A table says of every formula which function of icltheory derives it and what arguments that takes;
-each argument reads the options that concern it, and an option that no argument reads is refused.
-Exported: `add_options`, `run`, `FORMULAS`.
+`numeric.derive_formulas` says of every formula which function of icltheory derives it and what
+arguments that takes; each argument reads the options that concern it, and an option that no argument
+reads is refused. Exported: `add_options`, `run`.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any
 
 from icltheory.errors import InvalidInput
 from numeric import decoding_options, solver_options
+from numeric.derive_formulas import FORMULAS, Entry, listed
 from numeric.formula_forms import FORMS
 from numeric.text_numbers import number, positive
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a formula takes: names of `_ARGUMENTS`, in order; `*name` is the keyword argument `name`.
-
-    `defaults` are texts of options.
-    """
-
-    function: str
-    takes: tuple[str, ...]
-    defaults: Mapping[str, str] = field(default_factory=dict)
-
-
-def _entry(function: str, takes: str = "", **defaults: str) -> Entry:
-    return Entry(function, tuple(takes.split()), defaults)
-
-
-FORMULAS = {
-    "loss-constant": _entry("loss_constant", "task layer"),
-    "optimal-loss-constant": _entry("optimal_loss_constant", "task layer"),
-    "lower-bound": _entry("lower_bound", "task"),
-    "multihead-gain": _entry("multihead_gain", "task"),
-    "one-head-bounds": _entry("one_head_bounds", "task"),
-    "gain-bounds": _entry("gain_bounds", "task"),
-    "head-constant": _entry("head_constant", "task scores values", scores="1/4", values="4"),
-    "optimal-values": _entry("optimal_values", "task scores", scores="k,-k"),
-    "consistency": _entry("consistency_condition", "task heads"),
-    "limit-risk": _entry("limit_risk", "task layer", scores="k", values="v"),
-    "head-floor": _entry("head_floor", "task heads", scores="k", values="v"),
-    # The embedding dimension.
-    "rank-floor": _entry("rank_floor", "task rank"),
-    "width-constant": _entry("width_constant", "task count width", heads="2"),
-    "block-constant": _entry("block_constant", "task blocks signs"),
-    "equal-block-constant": _entry("equal_block_constant", "task count sign-sum"),
-    "block-dimension-limit": _entry("block_dimension_limit", "count sign-sum"),
-    "pair-constant": _entry("pair_constant", "task family"),
-    # Finite prompts.
-    "finite-prompt-risk": _entry("finite_prompt_risk", "task layer"),
-    "optimal-finite-prompt-risk": _entry("optimal_finite_prompt_risk", "task layer"),
-    "small-pair-risk": _entry("small_pair_risk", "task heads", heads="2"),
-    "pair-slope": _entry("pair_slope", "task heads", heads="2"),
-    "pair-scale": _entry("pair_scale", "task"),
-    "pair-gain": _entry("pair_gain", "task"),
-    "least-squares-risk": _entry("least_squares_risk", "task"),
-    "bayes-risk-expansion": _entry("bayes_risk_expansion", "task order"),
-    "risk-exponent": _entry("risk_exponent"),
-    "correction-exponent": _entry("correction_exponent"),
-    "proportional-risk": _entry("proportional_risk", "task layer"),
-    "optimal-proportional-risk": _entry("optimal_proportional_risk", "task layer"),
-    "proportional-gain": _entry("proportional_gain", "task"),
-    # Prior knowledge and local examples.
-    "prior-risk": _entry("prior_risk", "task", prior_var="prior_var"),
-    "prior-crossing": _entry(
-        "prior_crossing", "task heads", heads="2", prior_norm="prior_norm", prior_var="prior_var"
-    ),
-    "tight-prior-constant": _entry(
-        "tight_prior_constant", "task heads", prior_norm="prior_norm", prior_var="prior_var"
-    ),
-    "optimal-tight-prior-constant": _entry(
-        "optimal_tight_prior_constant", "task heads", prior_norm="prior_norm", prior_var="prior_var"
-    ),
-    "tight-prior-threshold": _entry(
-        "tight_prior_threshold", "task heads", heads="2", prior_norm="prior_norm"
-    ),
-    "local-constant": _entry("local_constant", "task", local="rho,local_std"),
-    "local-stationarity": _entry("local_stationarity", "task", local="rho,local_std"),
-    "local-value-sum": _entry("local_value_sum", "task", local="rho,local_std"),
-    "shift-floor": _entry("shift_floor", "trained tested layer", heads="2", tested="rho,local_std"),
-    # Conventions, and features that are not Gaussian.
-    "convention-table": _entry("convention_table"),
-    "approximate-risk": _entry("approximate_risk", "task heads", scores="k", values="v"),
-    "approximation-error": _entry("approximation_error", "task heads"),
-    "product-bias": _entry("product_bias", "task features"),
-    "product-risk": _entry("product_risk", "task features layer", heads="2"),
-    "optimal-product-risk": _entry("optimal_product_risk", "task features layer"),
-    "product-head-constant": _entry(
-        "product_head_constant", "task features", features="rademacher"
-    ),
-    # Long prompts, and training.
-    "infinite-prompt-risk": _entry("infinite_prompt_risk", "task"),
-    "risk-gradients": _entry("risk_gradients", "task"),
-    "gradient-flow": _entry("gradient_flow", "task"),
-    "convergence-rates": _entry("convergence_rates", "task"),
-    "linear-attention-risk": _entry("linear_attention_risk", "task length"),
-    "optimal-linear-attention": _entry("optimal_linear_attention", "task"),
-    "valley-constant": _entry("valley_constant", "task"),
-    "optimal-valley-constant": _entry("optimal_valley_constant", "task"),
-    "endpoint-constant": _entry("endpoint_constant", "task"),
-    "valley-drift": _entry("valley_drift", "task"),
-    "phase-exponent": _entry("phase_exponent"),
-    "concentration-exponent": _entry("concentration_exponent"),
-    "slow-decay-law": _entry("slow_decay_law"),
-    # Solvers of least squares, and decoding.
-    **{
-        name: _entry(function, takes, **defaults)
-        for table in (solver_options.FORMULAS, decoding_options.FORMULAS)
-        for name, (function, takes, defaults) in table.items()
-    },
-}
 
 _ATTENTIONS = ("softmax", "linear", "linear-centered")
 _FEATURES = ("cumulants", "uniform", "rademacher", "laplace")
@@ -131,10 +31,10 @@ _OPTIONS = {
     "local": ("LAW", f"local examples, {_LAW}"),
     "tested": ("LAW", f"examples of the test, {_LAW}"),
     "attention": ("KIND", f"one of {', '.join(_ATTENTIONS)} (default softmax)"),
-    "heads": ("H", "number of heads; where it may be a symbol, the word H"),
+    "heads": ("H", "number of heads (default 1); where it may be a symbol, the word H"),
     "scores": ("K,..", "score scales of scalar heads: numbers, or k and -k; --scores=-1,1"),
     "values": ("V,..", "their values: numbers, or v and -v"),
-    "features": ("LAW", f"law of a coordinate, one of {', '.join(_FEATURES)}"),
+    "features": ("LAW", f"law of a coordinate: {', '.join(_FEATURES)} (default cumulants)"),
     "rank": ("R", "total rank of the scores: a number, or rank (default)"),
     "width": ("P", "embedding width"),
     "blocks": ("D,..", "dimensions of the blocks"),
@@ -154,9 +54,10 @@ _FLAGS = {
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Give the parser the arguments of `icltheory derive`."""
-    parser.add_argument("name", metavar="NAME", help=f"one of {', '.join(FORMULAS)}")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the formula, a name of --list")
+    parser.add_argument("--list", action="store_true", help="list the names of formulas")
     for name, (shown, text) in _OPTIONS.items():
-        parser.add_argument(f"--{_dashed(name)}", metavar=shown, help=text)
+        parser.add_argument(f"--{_dashed(name)}", metavar=shown, help=text + _own_defaults(name))
     for name, text in _FLAGS.items():
         parser.add_argument(f"--{_dashed(name)}", action="store_true", default=None, help=text)
     form = parser.add_mutually_exclusive_group()
@@ -169,15 +70,33 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(form="text")
 
 
+def _own_defaults(option: str) -> str:
+    """The formulas that have a default of their own for this option, in words."""
+    users: dict[str, list[str]] = {}
+    for name, entry in FORMULAS.items():
+        if option in entry.defaults:
+            users.setdefault(entry.defaults[option], []).append(name)
+    return "".join(f"; default of {', '.join(names)}: {text}" for text, names in users.items())
+
+
 def run(arguments: Any) -> int:
-    """Derive and print; returns the exit status 0."""
+    """Derive and print, or list the names; returns the exit status 0."""
     import icltheory as icl
 
+    if arguments.list or arguments.name is None:
+        alone = arguments.name is None and not _given(arguments) and arguments.form == "text"
+        if not alone:
+            raise InvalidInput(
+                "name one formula and its options, or list the names with icltheory derive --list."
+            )
+        print(listed())
+        return 0
+    arguments.name = _dashed(arguments.name)
     if arguments.name not in FORMULAS:
         close = get_close_matches(arguments.name, FORMULAS, 3, 0.5)
         meant = f" (did you mean {' or '.join(close)}?)" if close else ""
         raise InvalidInput(
-            f"there is no formula {arguments.name}{meant}; formulas: {', '.join(FORMULAS)}."
+            f"there is no formula {arguments.name}{meant}; icltheory derive --list shows all names."
         )
     entry = FORMULAS[arguments.name]
     function = attrgetter(entry.function)(icl)
@@ -197,29 +116,45 @@ def run(arguments: Any) -> int:
         found = {str(variable): velocity for variable, velocity in found.velocity}
     formulas = found.values() if isinstance(found, dict) else found
     formulas = [found] if isinstance(found, icl.Formula) else formulas
-    print("\n\n".join(FORMS[arguments.form](formula) for formula in formulas))
+    shown = [FORMS[arguments.form](formula) for formula in formulas]
+    if options.taken and arguments.form == "text":
+        shown.append(options.taken_in_words())
+    if options.taken and arguments.form == "python":
+        shown[0] = f"# {options.taken_in_words()}\n{shown[0]}"
+    print("\n\n".join(shown))
     return 0
 
 
 # -- options ---------------------------------------------------------------------------------------
 
 
+def _given(arguments: Any) -> dict[str, Any]:
+    options = {name: getattr(arguments, name) for name in (*_OPTIONS, *_FLAGS)}
+    return {name: value for name, value in options.items() if value is not None}
+
+
 class _Options:
     """What the user gave; arguments ask for it, and what nobody asks for says nothing.
 
-    `supports`: the options of tasks and layers that the function knows.
+    `supports`: the options of tasks and layers that the function knows. `taken`: the defaults that
+    the arguments took and that are more than the symbol of an option.
     """
 
     def __init__(self, arguments: Any, entry: Entry, supports: frozenset[str]) -> None:
         self.name, self.supports, self.defaults = arguments.name, supports, entry.defaults
-        given = {name: getattr(arguments, name) for name in (*_OPTIONS, *_FLAGS)}
-        self.given = {name: value for name, value in given.items() if value is not None}
+        self.given = _given(arguments)
         self.read: set[str] = set()
+        self.taken: dict[str, str] = {}
 
     def text(self, name: str, default: str | None = None) -> Any:
         """The text of an option: given, or the formula's own, or this default."""
         self.read.add(name)
-        return self.given.get(name, self.defaults.get(name, default))
+        if name in self.given:
+            return self.given[name]
+        text = self.defaults.get(name, default)
+        if text is not None:
+            self.taken[name] = text
+        return text
 
     def parsed(
         self, name: str, parse: Callable[[str], Any], default: str | None = None, *words: Any
@@ -245,6 +180,8 @@ class _Options:
     def _one(self, name: str, text: str, parse: Callable[[str], Any], words: Any) -> Any:
         for word in words:
             if text == str(word):
+                if text == self.taken.get(name):
+                    del self.taken[name]
                 return word
         try:
             return parse(text)
@@ -252,6 +189,10 @@ class _Options:
             known = " or ".join(map(str, words))
             meant = f"; pass one, or the word {known} for the symbol" if words else ""
             raise InvalidInput(f"argument --{_dashed(name)}: {error}{meant}.") from error
+
+    def taken_in_words(self) -> str:
+        """The defaults in use, in one line."""
+        return "taken: " + ", ".join(f"{_dashed(name)} = {x}" for name, x in self.taken.items())
 
     def flags(self) -> dict[str, Any]:
         """The options of a softmax layer that the function supports, where they are in use."""
@@ -360,7 +301,7 @@ _ARGUMENTS: dict[str, Callable[[_Options], Any]] = {
     "scores": lambda options: options.listed("scores", number, _symbol("k"), -_symbol("k")),
     "values": lambda options: options.listed("values", number),
     "features": _features,
-    "count": lambda options: options.parsed("heads", positive, "H", _symbol("H")),
+    "count": lambda options: options.parsed("heads", positive, None, _symbol("H")),
     "sign-sum": lambda options: options.parsed("sign_sum", number),
     "rank": lambda options: options.parsed("rank", positive, "rank", _symbol("rank")),
     "width": lambda options: options.needed("width", options.parsed("width", positive), "8"),

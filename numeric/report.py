@@ -107,7 +107,7 @@ def _part(part: Part) -> str:
     rejected = part.control_rejected
     mark, control = ("ok", "rejected") if rejected else ("no", "not rejected")
     rows = part.comparison.rows
-    table = f'<div class="scroll wide">{part.comparison._repr_html_()}</div>'
+    table = f'<div class="scroll wide">{part.comparison.to_html()}</div>'
     if len(rows) > _SHORT and part.passed:
         table = f"<details><summary>All {len(rows)} rows</summary>{table}</details>"
     return (

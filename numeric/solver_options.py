@@ -35,8 +35,8 @@ FORMULAS: dict[str, tuple[str, str, dict[str, str]]] = {
 
 OPTIONS = {
     "solver": ("KIND", "gradient-descent (default), newton, newton-identity, ridge, least-squares"),
-    "other": ("KIND", "the solver to compare with, as --solver"),
-    "steps": ("T", "number of steps: a number, or steps"),
+    "other": ("KIND", "the solver to compare with, as --solver (default gradient-descent)"),
+    "steps": ("T", "number of steps: a number, or steps (default)"),
     "step_size": ("E", "for S = X'X, of a chain for S/n: a number, or eta (default)"),
     "scale": ("A", "of Newton's start scale * S or scale * I: a number, or alpha (default)"),
     "penalty": ("P", "of ridge regression: a number, or penalty (default)"),

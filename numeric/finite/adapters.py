@@ -115,7 +115,7 @@ class QueryModel(SequenceModel):
     ----------
     states: callable (X (B, n, dim), y (B, n), queries (B, T, dim)) -> the states that belong to the
         queries, (layers + 1, B, T, width) or a sequence of (B, T, width), the embedded input first;
-        n = 0 included. A query must not depend on the others. If it is a module, or a method of
+        n = 0 included (X of shape (B, 0, dim)). A query must not depend on the others. If it is a module, or a method of
         one, the weights of that belong to this model.
     readout: module (..., width) -> (..., 1) that acts on the last state.
     dim: feature dimension d.
@@ -126,7 +126,7 @@ class QueryModel(SequenceModel):
     another shape.
 
     >>> def two_steps(X, y, queries):
-    ...     w, states = torch.zeros_like(X[:, 0]), [torch.zeros_like(queries[..., :1])]
+    ...     w, states = X.new_zeros(len(X), X.shape[2]), [torch.zeros_like(queries[..., :1])]
     ...     for _ in range(2):
     ...         w = w + torch.einsum("bni,bn->bi", X, y - torch.einsum("bni,bi->bn", X, w)) / 10
     ...         states.append(torch.einsum("bti,bi->bt", queries, w)[..., None])
@@ -134,6 +134,7 @@ class QueryModel(SequenceModel):
     >>> model = QueryModel(two_steps, nn.Identity(), dim=3)
     >>> model(torch.ones(1, 4, 3), torch.ones(1, 4), torch.ones(1, 3))
     tensor([0.9600])
+    >>> check_model(model)
     """
 
     def __init__(
@@ -163,7 +164,7 @@ class QueryModel(SequenceModel):
         weight = next(self.parameters(), None)
         if weight is not None:
             X, y, queries = (part.to(weight) for part in (X, y, queries))
-        found = self.states(X, y, queries)
+        found = self._called(X, y, queries)
         states = list(found) if isinstance(found, (torch.Tensor, tuple, list)) else [found]
         shapes = {
             tuple(s.shape) if isinstance(s, torch.Tensor) else type(s).__name__ for s in states
@@ -175,6 +176,21 @@ class QueryModel(SequenceModel):
                 f"{(*queries.shape[:2], 'width')}, the embedded input and one a layer."
             )
         return torch.stack(states)
+
+    def _called(self, X: torch.Tensor, y: torch.Tensor, queries: torch.Tensor) -> Any:
+        """What `states` returns; what it raises as `InvalidInput` with the shapes that it was given."""
+        try:
+            return self.states(X, y, queries)
+        except IclTheoryError:
+            raise
+        except Exception as error:
+            shapes = f"X was {tuple(X.shape)} and queries {tuple(queries.shape)}"
+            said = (
+                f"`states` was called and raised; {shapes}"
+                if X.shape[1]
+                else f"`states` was called with no examples (n = 0) and must answer; {shapes}"
+            )
+            raise InvalidInput(f"{said} ({type(error).__name__}: {error}).") from error
 
     def hidden_states(self, X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """States at the x tokens, each as the query after the examples before, (layers + 1, B, N, width)."""
@@ -319,8 +335,9 @@ def checked_states(model: SequenceModel, X: torch.Tensor, y: torch.Tensor) -> to
     except IclTheoryError:
         raise
     except Exception as error:
+        advice = "" if isinstance(model, (QueryModel, CallableModel)) else f"; {_LAYOUT}"
         raise InvalidInput(
-            f"the model raised {type(error).__name__}: {error}, {shown}; {_LAYOUT}."
+            f"the model raised {type(error).__name__}: {error}, {shown}{advice}."
         ) from error
     if not isinstance(states, torch.Tensor) or states.ndim != 4 or states.shape[1:3] != y.shape:
         got = tuple(states.shape) if isinstance(states, torch.Tensor) else type(states).__name__

@@ -68,10 +68,14 @@ def identify(
         gradient descent, Newton from S and from the identity, conjugate gradients, Chebyshev, GD++,
         ridge, online descent. Step size and scales are rules of the spectrum or fitted.
     prefixes: numbers of examples, increasing; `None` is 1, ..., prompt_length (for a callable with
-        an attribute `prompt_length`, that one).
+        an attribute `prompt_length`, that one). Steps of the families are on S = X'X: a step size for
+        the mean over examples, X'X/n, is another step on S at every prefix, and recognised as descent
+        at one of them: pass prefixes=[prompt_length] (and readout="own" if layers have that read-out).
     readout: "fitted" reads layers before the last by regularised least squares on their hidden
-        states, on other prompts; "own" by the model's own read-out. `None` is "own" for models
-        whose states are made for it. The last layer is always read by the model itself.
+        states, on other prompts; "own" by the model's own read-out, which is right where it turns the
+        state of every layer into a prediction, as for an iteration that carries its prediction along
+        or a model trained with a loss at every layer. `None` is "own" for models of this package
+        that are made so, else "fitted". The last layer is always read by the model itself.
     normalize: whether fitted read-outs see normalised states.
     filter_prefix: examples for the effective filter, one of the prefixes; `None` is near 3 d/2, where
         small eigenvalues exist and all directions are seen. bins: of its eigenvalues.
@@ -156,7 +160,7 @@ def identify(
         own,
         at,
         standings,
-        verdict(layers, matches, standings, output),
+        verdict(layers, matches, standings, output, counts),
     )
 
 

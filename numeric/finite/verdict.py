@@ -20,11 +20,17 @@ if TYPE_CHECKING:
     from numeric.finite.identification import FamilyMatch, Layers
 
 LEAST_SQUARES = "least squares"
+DESCENT = "gradient descent"
+_SIGMAS = 5.0
 _EQUAL = 1e-9  # similarities that differ by rounding
 _RUNS = 1e-4  # distance of a model that runs a solver, up to rounding and interpolation of the grid
 _LINEAR = 0.999
 _IN_SPAN = 0.01
 _CENSORED = "A number with * lies at an end of the grid, where it is censored."
+_MEAN_STEP = (
+    "If the model's steps are on the mean over the examples, X'X/n, they are other steps on S = X'X at "
+    "every prefix"
+)
 _LISTED = 3  # families that are left whose steps are told
 
 
@@ -98,18 +104,19 @@ def verdict(
     matches: Sequence[FamilyMatch],
     standings: Sequence[Standing],
     output: Sequence[Standing],
+    prefixes: np.ndarray,
 ) -> Verdict:
     """The families that are left by all measures, and what the measurements say.
 
     standings: by weights, and by errors if there are any, over the layers that decide. output: the
-    same for the last layer alone.
+    same for the last layer alone. prefixes: numbers of examples, (P,).
     """
     left, conflict = _left(standings)
     order = sorted(np.flatnonzero(left).tolist(), key=lambda f: -standings[0].score[f])
     names = [match.family for match in matches]
     found: tuple[str, ...] = tuple(names[f] for f in order)
     if layers.uninformative.all():
-        found, said = (), ["No layer predicts better than zero: there is nothing to identify."]
+        found, said = (), _nothing(layers, prefixes)
     elif not (layers.deciding & ~layers.converged).any():
         found = (LEAST_SQUARES,)
         said = [
@@ -123,6 +130,9 @@ def verdict(
             if single
             else _undecided(order, layers, matches, standings, conflict)
         )
+        descent = names[order[0]] == DESCENT and _distant(order[0], standings)
+        if descent and len(prefixes) > 1 and _could_iterate(layers):
+            said.append(f"{_MEAN_STEP}: pass prefixes=[{prefixes[-1]}].")
         said += _excluded(left, names, standings)
         said += _left_out(layers)
         if len(layers) > 1 and not (layers.uninformative | layers.converged)[-1]:
@@ -135,6 +145,34 @@ def _left(standings: Sequence[Standing]) -> tuple[np.ndarray, bool]:
     left = np.logical_and.reduce([s.left for s in standings])
     conflict = not left.any()
     return np.logical_or.reduce([s.left for s in standings]) if conflict else left, conflict
+
+
+def _nothing(layers: Layers, prefixes: np.ndarray) -> list[str]:
+    """That no layer is better than zero on average over the prefixes, and where one is."""
+    better = layers.risk + _SIGMAS * layers.risk_error < layers.zero_risk
+    if len(prefixes) == 1 or not better.any():
+        return ["No layer predicts better than zero: there is nothing to identify."]
+    at = int(np.flatnonzero(better.any(axis=0))[-1])
+    i = int(np.argmin(np.where(better[:, at], layers.risk[:, at], np.inf)))
+    n = prefixes[at]
+    return [
+        f"Not better than zero on average over prefixes {prefixes[0]} to {prefixes[-1]}, but not at "
+        f"n = {n}: there layer {i + 1} has the risk {layers.risk[i, at]:.3g} against "
+        f"{layers.zero_risk[at]:.3g}. Pass prefixes=[{n}], or others where it works.",
+        f"{_MEAN_STEP}.",
+    ]
+
+
+def _distant(f: int, standings: Sequence[Standing]) -> bool:
+    """Whether a family is not what the model runs, by some measure."""
+    return any(1 - s.score[f] >= _RUNS for s in standings)
+
+
+def _could_iterate(layers: Layers) -> bool:
+    """Whether the layers are linear in the query and in the span of the examples, as iterates are."""
+    used = ~layers.uninformative
+    outside = layers.off_span[used].max() >= _IN_SPAN  # False for NaN
+    return bool(layers.r_squared[used].min() >= _LINEAR and not outside)
 
 
 def _output(layers: Layers, matches: Sequence[FamilyMatch], standings: Sequence[Standing]) -> str:
@@ -157,7 +195,7 @@ def _named(
     where = _steps(match, np.flatnonzero(layers.deciding))
     said = [
         f"The model runs {match.family}: {where}."
-        if all(1 - s.score[f] < _RUNS for s in standings)
+        if not _distant(f, standings)
         else f"The model resembles {match.family} most, without running it: {where}."
     ]
     scores = " and ".join(f"{shown(s.score[f])} of {s.measure}" for s in standings)

@@ -278,3 +278,24 @@ def test_validity_is_enforced():
 def test_bad_input_is_refused_with_the_reason(call, message):
     with pytest.raises(icl.InvalidInput, match=message):
         call()
+
+
+@pytest.mark.parametrize("dim", [3, d])
+def test_heads_that_are_not_consistent_are_refused_at_every_dimension(dim):
+    k, task = icl.symbols.k, icl.LinearRegression(dim=dim)
+    for scores, values in (
+        ([sp.Rational(1, 2)], [1]),
+        ([k], [1 / (2 * k)]),
+        ([1 / k, 0.5], [k, 1e-9]),
+    ):
+        heads = icl.SoftmaxAttention(scores=scores, values=values)
+        with pytest.raises(icl.InvalidInput, match="not consistent"):
+            icl.loss_constant(task, heads)
+    # Decimals are consistent up to their rounding: here 3 * 0.333...3 is not 1.
+    rounded, exact = (
+        icl.loss_constant(task, icl.SoftmaxAttention(scores=[x, -x], values=[2.9, -0.1]))
+        for x in (1 / 3, sp.Rational(1, 3))
+    )
+    rounded, exact = (float(formula.expr.subs(d, 3)) for formula in (rounded, exact))
+    assert rounded == pytest.approx(exact, rel=1e-12)
+    assert 1.03 * rounded != pytest.approx(exact, rel=1e-12)

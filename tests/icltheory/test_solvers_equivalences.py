@@ -53,6 +53,19 @@ def test_average_rates():
     assert float(icl.late_decay(newton, nu=20, steps=1).expr) == pytest.approx(0.026, abs=5e-4)
 
 
+@pytest.mark.parametrize("solver", [icl.GradientDescent(ETA), icl.GradientFlow()])
+def test_laws_of_many_steps_refuse_none(solver):
+    newton = icl.IterativeNewton(ALPHA)
+    for law in (
+        icl.late_decay,
+        icl.late_solver_risk,
+        lambda solver, steps: icl.matched_steps(solver, newton, steps=steps),
+    ):
+        with pytest.raises(icl.InvalidInput, match=r"steps = 0 leaves.* positive number of steps"):
+            law(solver, steps=0)
+        assert law(solver, steps=1)
+
+
 def test_per_prompt_newton_is_quadratic_and_descent_geometric():
     newton, descent = icl.IterativeNewton(), icl.GradientDescent()
     for k in range(4):

@@ -51,8 +51,11 @@ def test_version_and_help(capsys):
     [
         ([], "required: COMMAND"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
-        (["derive"], "required: NAME"),
-        (["derive", "nothing"], "formulas: loss-constant, optimal-loss-constant"),
+        (["derive", "--heads", "2"], "list the names with icltheory derive --list"),
+        (["derive", "nothing"], "formula nothing; icltheory derive --list shows all names."),
+        (["derive", "loss-constant", "--list"], "list the names with icltheory derive --list"),
+        (["derive", "loss-constant", "--scores", "1/2", "--values", "1"], "not consistent"),
+        (["derive", "late-decay", "--steps", "0"], "pass a positive number of steps"),
         (["derive", "loss-constant", "--dim", "x"], "'x' is not a positive integer; pass one, or the word d"),
         (["derive", "loss-constant", "--noise-var", "a"], "or the word noise_var"),
         (["derive", "loss-constant", "--noise-var", "1/0"], "'1/0' is not a number"),
@@ -199,6 +202,23 @@ def test_predict_draws(capsys, tmp_path, suffix):
     assert path.stat().st_size > 5_000
 
 
+@pytest.mark.parametrize(
+    ("heads", "label"),
+    [(1, "one softmax head"), (2, "a pair of opposite"), (4, "a pair of opposite")],
+)
+def test_predict_says_what_it_plots(capsys, tmp_path, monkeypatch, heads, label):
+    curves = []
+    monkeypatch.setattr("numeric.plot.save", lambda figure, path: curves.append(figure))
+    path = str(tmp_path / "c.svg")
+    shown = output(capsys, "predict", f"--heads={heads}", "--dim=5", "--lengths=20", "--out", path)
+    assert curves[0].lines[0].label.startswith(label)
+    assert ("numeric.optimal_heads" in shown) == (heads > 2)
+    pair = numeric.optimal_risk(
+        icl.LinearRegression(dim=5), icl.SoftmaxAttention(heads=min(heads, 2)), 20
+    )
+    assert curves[0].lines[0].y[0] == pair.risk
+
+
 def test_lengths_are_rising_integers_without_repetition():
     lengths = prompt_lengths("1:50:64")
     assert lengths == sorted(set(lengths))
@@ -282,7 +302,9 @@ def test_claims_and_papers_are_chosen(capsys, claims):
     assert "beta" not in text
     assert "beta" in output(capsys, *one_job, "--paper", "paper-b")
     message = refusal(capsys, "reproduce", "--paper", "paper-b", "--claim", "alpha")
-    assert "there is no claim alpha; claims: beta." in message
+    assert "the claim alpha belongs to paper paper-a; leave out --paper paper-b." in message
+    message = refusal(capsys, "reproduce", "--paper", "paper-b", "--claim", "delta")
+    assert "there is no claim delta; claims: beta." in message
 
 
 def test_ctrl_c_reports_what_is_finished(capsys, claims):

@@ -218,7 +218,24 @@ def test_text_table():
         "10               0.4     0.401       0.001          0  1.00      0.0125  agrees",
         "     a<b           1         1        none          0   nan         nan  "
         "not testable this way: t >= 1/4",
+        "agrees: within 5 standard errors",
+        "resolution: the smallest relative deviation that a row could have shown, at most 0.03",
     ]
+
+
+def test_below_a_table_stands_what_agreement_means():
+    rows = [compare({"n": n}, 1, 1.04, 0.001, 0.05) for n in (10, 20)]
+    shared = str(Comparison.from_rows(rows)).splitlines()[-2:]
+    assert (
+        shared[0] == "agrees: within 5 standard errors plus the allowance (5 % of the prediction)"
+    )
+    assert shared[1].endswith("at most 0.08")
+    mixed = Comparison.from_rows([*rows, GOOD])
+    assert "allowance (a fraction of the prediction)" in str(mixed)
+    assert str(mixed).endswith("with a limit a row")
+    assert f"<p>{shared[0]}</p>" in Comparison.from_rows(rows)._repr_html_()
+    assert "<p>" not in mixed.to_html()
+    assert len(str(Comparison.from_rows([])).splitlines()) == 1
 
 
 def test_html_table_escapes_its_cells():

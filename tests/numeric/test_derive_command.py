@@ -9,6 +9,7 @@ import icltheory as icl
 import numeric
 from icltheory import symbols
 from numeric import derive_command
+from numeric.derive_formulas import STUDIES
 from numeric.formula_forms import described
 
 
@@ -89,6 +90,8 @@ def test_every_formula_is_derived_and_its_symbols_are_described(capsys, monkeypa
         for info in described(formula):
             assert info == symbols.describe(info.symbol)
             assert info.meaning != "given by the user"
+        for step in formula.steps:  # an equation that sympy evaluated says nothing
+            assert step.equation not in (sp.true, sp.false), step
 
 
 def test_a_name_of_the_table_is_one_symbol():
@@ -203,6 +206,64 @@ def test_formulas_about_no_task_refuse_its_options(capsys):
 def test_a_name_that_is_nearly_right(capsys):
     assert "did you mean noisy-chain-risk or" in refusal(capsys, "derive", "chain-risk")
     assert "did you mean" not in refusal(capsys, "derive", "qqqq")
+    typo = refusal(capsys, "derive", "los-constant")
+    assert "icltheory derive --list" in typo
+    assert "rank-floor" not in typo
+
+
+def test_names_are_accepted_with_underscores(capsys):
+    dashed = output(capsys, "derive", "loss-constant", "--latex")
+    assert output(capsys, "derive", "loss_constant", "--latex") == dashed
+
+
+def test_the_list_has_every_name_with_a_line_of_documentation(capsys):
+    text = output(capsys, "derive", "--list")
+    assert output(capsys, "derive") == text
+    lines = text.splitlines()
+    names = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if line[:4] == "    "}
+    assert list(names) == list(derive_command.FORMULAS)
+    assert names["multihead-gain"] == icl.multihead_gain.__doc__.splitlines()[0]
+    titles = [line for line in lines if line and line[0] != " "]
+    assert titles == [f"{study}:" for study in STUDIES]
+
+
+@pytest.mark.parametrize(
+    ("line", "taken"),
+    [
+        ("head-constant", "scores = 1/4, values = 4"),
+        ("limit-risk --scores 1/2", "attention = softmax"),
+        ("optimal-values", "scores = k,-k"),
+        ("solver-risk", "solver = gradient-descent, steps = 1"),
+        ("noisy-chain-risk", "steps = 1, label-noise-var = 0"),
+        ("product-head-constant", "features = rademacher"),
+        ("small-pair-risk", "heads = 2"),
+        ("bayes-risk-expansion", "order = 2"),
+    ],
+)
+def test_the_defaults_in_use_are_shown(capsys, line, taken):
+    command = ["derive", *line.split()]
+    assert output(capsys, *command).splitlines()[-1] == f"taken: {taken}"
+    assert output(capsys, *command, "--python").splitlines()[0] == f"# taken: {taken}"
+    assert "taken: " not in output(capsys, *command, "--latex")
+
+
+def test_symbols_are_no_defaults_worth_a_line(capsys):
+    assert "taken: " not in output(capsys, "derive", "rank-floor")
+    assert "taken: " not in output(capsys, "derive", "prior-risk")
+    given = ["--scores", "1/2", "--values", "2"]
+    assert "taken: " not in output(capsys, "derive", "head-constant", *given)
+
+
+def test_the_help_tells_the_defaults_of_single_formulas(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    text = output(capsys, "derive", "--help")
+    for part in (
+        "default of state-evolution-map: round",
+        "default of matched-steps: newton",
+        "default of head-constant: 1/4",
+        "noisy-chain-risk-limit, prompt-loss, outcome-risk: 1",
+    ):
+        assert part in text
 
 
 def test_exact_numbers_are_shown_in_decimals_as_well(capsys):

@@ -222,6 +222,26 @@ def test_models_of_examples_and_queries_that_do_not_fit():
             QueryModel(states, nn.Identity(), DIM)(*prompts(), prompts()[0][:, 0])
 
 
+@pytest.mark.parametrize(
+    ("least", "message"),
+    [
+        (1, r"with no examples \(n = 0\) and must answer; X was \(2, 0, 3\)"),
+        (2, r"`states` was called and raised; X was \(2, 1, 3\)"),
+    ],
+)
+def test_states_that_raise_are_told_with_the_shapes_they_saw(least, message):
+    def states(X, y, queries):
+        if X.shape[1] == 1 or least == 1:
+            X[:, least - 1]
+        return [queries, queries]
+
+    model = QueryModel(states, nn.Linear(3, 1), 3)
+    with pytest.raises(InvalidInput, match=message) as caught:
+        check_model(model)
+    assert "IndexError" in str(caught.value)
+    assert "wrap" not in str(caught.value)
+
+
 def test_identify_names_descent_in_another_layout():
     def descent(X, y, queries):
         w, states = torch.zeros_like(queries[:, 0]), [torch.zeros_like(queries[..., :1])]

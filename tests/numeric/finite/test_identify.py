@@ -188,6 +188,41 @@ def test_nothing_to_identify():
     assert "nothing to identify" in str(found)
 
 
+def mean_descent(step, steps):
+    """Descent with a step on X'X/n, as a function of prompts."""
+
+    def model(X, y, query):
+        w = np.zeros_like(query)
+        for _ in range(steps):
+            residual = y - np.einsum("bni,bi->bn", X, w)
+            w = w + step * np.einsum("bni,bn->bi", X, residual) / X.shape[1]
+        return np.einsum("bd,bd->b", w, query)
+
+    return model
+
+
+def test_zero_on_average_is_not_zero_everywhere():
+    model = mean_descent(0.5, 3)
+    text = str(found_in(model, length=20).verdict)
+    at_the_end = found_in(model, length=20, prefixes=[20])
+    risk = at_the_end.layers.risk[0, 0]
+    assert "Not better than zero on average over prefixes 1 to 20, but not at n = 20" in text
+    assert f"risk {risk:.3g} against" in text
+    assert "nothing to identify" not in text
+    assert "gradient descent" in at_the_end.verdict.families
+    assert at_the_end.match("gradient descent").steps == 3
+
+
+def test_steps_on_the_mean_are_hinted_at():
+    hint = "steps are on the mean over the examples"
+    model = mean_descent(0.5, 1)
+    assert f"{hint}, X'X/n" in str(found_in(model, length=20).verdict)
+    assert hint not in str(found_in(model, length=20, prefixes=[20]).verdict)
+    on_s = finite.SolverModel(icl.GradientDescent(0.02), DIM, 2)
+    assert hint not in str(found_in(on_s).verdict)
+    assert hint not in str(found_in(lambda X, y, query: np.zeros(len(X))).verdict)
+
+
 def test_a_step_beyond_the_grid_is_censored():
     model = finite.SolverModel(icl.GradientDescent(0.02), DIM, 6)
     found = found_in(
