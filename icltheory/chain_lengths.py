@@ -139,8 +139,10 @@ def split_law(
     bias = late_contraction(ratio, steps=t).expr
     gain, power = _late_gain(ratio, t)
     if ratio == 1:
-        slope = sp.powsimp(sp.expand(sp.diff(bias + noise**2 * gain * t / total, t) * t**1.5))
-        best = _power_crossing(sp.nsimplify(slope), t)
+        slope = sp.powsimp(
+            sp.expand(sp.diff(bias + noise**2 * gain * t / total, t) * t ** sp.Rational(3, 2))
+        )
+        best = _power_crossing(slope, t)
     else:
         _, factor, rate = decay(ratio)
         speed = -sp.log(rate)
@@ -168,7 +170,8 @@ def _power_crossing(slope: sp.Expr, t: sp.Symbol) -> sp.Expr:
 def _late_gain(gamma: sp.Expr, t: sp.Symbol) -> tuple[sp.Expr, int]:
     """v_t for many steps, and the power of t in the derivative of t v_t."""
     if gamma == 1:
-        return 2 * t * late_contraction(1, steps=t).expr, 0
+        s = sp.Dummy("s", positive=True)
+        return sp.integrate(late_contraction(1, steps=s).expr, (s, 0, t)), 0
     if (gamma < 1) == sp.true:
         return noise_gain_limit(sp.oo, gamma).expr, 0
     return decay(gamma)[0] * t, 1

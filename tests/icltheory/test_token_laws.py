@@ -7,6 +7,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 import sympy as sp
+from law_cases import LAWS, MIX, NAMES
 
 import icltheory as icl
 import numeric
@@ -14,22 +15,6 @@ from icltheory.laws.special import bessel_quotient, log_bessel
 
 WRONG = sp.Rational(103, 100)  # every check must reject a value that is 3 % off
 R = sp.Rational
-MIX = icl.GaussianMixture(
-    [0.3, 0.7], [[1, -0.5], [-0.8, 0.4]], [[[0.5, 0.1], [0.1, 0.3]], [[0.3, -0.1], [-0.1, 0.6]]]
-)
-LAWS = [
-    icl.Gaussian([0.5, -0.2], [[1, 0.3], [0.3, 0.8]]),
-    MIX,
-    icl.Rademacher(2, scale=[1, 0.7]),
-    icl.UniformCube(2, half_width=[1, 1.5]),
-    icl.Laplace(2, scale=[0.5, 0.4]),
-    icl.Sphere(3, radius=1.5),
-    icl.ScaleMixture([[1, 0.3], [0.3, 0.8]], scales=[0.5, 1.5], weights=[0.4, 0.6]),
-    icl.GammaScaleMixture([[1, 0.3], [0.3, 0.8]], shape=4, scale=0.25),
-    icl.Empirical([[1, 0], [-0.5, 1], [0, -1.5]], weights=[0.5, 0.2, 0.3]),
-    icl.RegressionTokens(icl.UniformCube(2), coef=[1, -0.5], noise_var=0.25),
-]
-NAMES = [type(law).__name__ for law in LAWS]
 
 
 def value(formula, digits=30):
