@@ -75,13 +75,14 @@ class AveragedRisk:
         """The conditional risks, shape (B,), at coefficients and queries of shape (B, d)."""
         A, u, v, b, skip = _blocks(model)
         theta, query = torch.as_tensor(theta), torch.as_tensor(query)
-        label = theta @ self._cov  # Cov(x, y), (B, d)
+        cov = self._cov.to(query)
+        label = theta @ cov  # Cov(x, y), (B, d)
         power = (label * theta).sum(-1) + self.arrays.noise_var
         x, y = query @ A.T, query @ u
-        gx, gy = x @ self._cov + y[:, None] * label, (x * label).sum(-1) + y * power  # G al
+        gx, gy = x @ cov + y[:, None] * label, (x * label).sum(-1) + y * power  # G al
         square = (x * gx).sum(-1) + y * gy
         mean = gx @ v + b * gy
-        spread = v @ self._cov @ v + 2 * b * (label @ v) + b * b * power  # vb'G vb
+        spread = v @ cov @ v + 2 * b * (label @ v) + b * b * power  # vb'G vb
         target = (theta * query).sum(-1) - query @ skip
         n = self.prompt_length
         if isinstance(model, TokenAttention) and model.kind == "linear":
@@ -109,7 +110,7 @@ class AveragedRisk:
 def _blocks(model: nn.Module) -> tuple[torch.Tensor, ...]:
     """The blocks A, u, v, b of a head over joint tokens, and its skip path."""
     if isinstance(model, TokenAttention):
-        return *model.tensors(), torch.zeros(model.dim, dtype=torch.float64)
+        return *model.tensors(), torch.zeros_like(model.v)
     if not isinstance(model, SoftmaxAttention):
         raise InvalidInput(
             f"prompts can be averaged exactly for finite.TokenAttention and for "
@@ -122,8 +123,8 @@ def _blocks(model: nn.Module) -> tuple[torch.Tensor, ...]:
             f"prompts can be averaged exactly for one softmax head without the query token, not for "
             f"{what}; average over labels (average_labels=True)."
         )
-    zero = torch.zeros(model.dim, dtype=torch.float64)
     (matrix,), (value,) = model.tensors()
+    zero = torch.zeros_like(matrix[0])
     reader = zero if model.u is None else model.u[0]
     return matrix.T, zero, reader, value, zero if model.skip is None else model.skip
 
@@ -133,11 +134,11 @@ class _Interpolated(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, square: torch.Tensor, spline: Any, slope: Any) -> torch.Tensor:  # type: ignore[override]
-        s = np.sqrt(np.maximum(square.detach().numpy(), 0.0))
+        s = np.sqrt(np.maximum(square.numpy(force=True), 0.0))
         # The slope over 2 s has a limit at s = 0, reached far before rounding matters.
         near = np.maximum(s, 1e-6)
-        ctx.save_for_backward(torch.from_numpy(slope(near) / (2 * near)[:, None]))
-        return torch.from_numpy(spline(s))
+        ctx.save_for_backward(torch.from_numpy(slope(near) / (2 * near)[:, None]).to(square))
+        return torch.from_numpy(spline(s)).to(square)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -183,7 +184,7 @@ class LabelAveragedRisk(nn.Module):
 
     def forward(self, X: torch.Tensor, query: torch.Tensor, *law: torch.Tensor) -> torch.Tensor:
         """The conditional risks, (B,)."""
-        root, mean, noise = law or self.law
+        root, mean, noise = (x.to(query) for x in law or self.law)
         weights, rest = self.layer.label_weights(X, query)
         error = query - (weights[:, None] @ X)[:, 0]
         spread = ((error @ root) ** 2).sum(-1) + noise * (weights**2).sum(-1)
@@ -222,9 +223,12 @@ def label_averaged_risk(
     if model.dim != arrays.dim:
         raise InvalidInput(f"the task has dim = {arrays.dim}, the model {model.dim}.")
 
+    like = next(model.parameters())
+
     def draw(rng: np.random.Generator, size: int) -> np.ndarray:
         X, _, query, _ = sample_prompts(arrays, n, size, rng)
         with torch.no_grad():
-            return risk(torch.from_numpy(X), torch.from_numpy(query)).numpy()
+            X, query = (torch.from_numpy(x).to(like) for x in (X, query))
+            return risk(X, query).numpy(force=True)
 
     return stream(draw, prompt_floats(arrays, n), prompts=prompts, seed=seed)

@@ -17,6 +17,7 @@ from numeric.finite.training import (
     DIVERGED,
     History,
     TrainingRun,
+    cast,
     descend,
     draw_prompts,
     fitting,
@@ -131,7 +132,7 @@ def _train_group(
 
     batched = torch.func.vmap(forward, randomness="different")
     laws = zip(*(coefficient_law(arrays[i]) for i in members), strict=True) if labelled else ()
-    law = [torch.stack(part) for part in laws]
+    law = cast(tuple(torch.stack(part) for part in laws), template)
 
     # Without their labels, prompts of tasks with one law of the features are the same.
     laws_of_x = {i: (arrays[i].task.feature_cov, arrays[i].task.local) for i in members}
@@ -143,7 +144,8 @@ def _train_group(
         drawn: dict[tuple, Any] = {}
         for i, key in zip(members, keys, strict=True):
             if key not in drawn:
-                drawn[key] = draw_prompts(arrays[i], settings[i], settings[i]["seed"], step)
+                prompts = draw_prompts(arrays[i], settings[i], settings[i]["seed"], step)
+                drawn[key] = cast(prompts, template)
         each = [drawn[key] for key in keys]
         X, y, query, target = (torch.stack(part) for part in zip(*each, strict=True))
         if labelled:

@@ -176,7 +176,7 @@ class SoftmaxAttention(nn.Module):
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A_h (heads, dim, dim) and v_h (heads,) as functions of the parameters."""
         if self.scores == "scalar":
-            return self.k[:, None, None] * torch.eye(self.dim, dtype=self.k.dtype), self.v
+            return self.k[:, None, None] * torch.eye(self.dim).to(self.k), self.v
         if self.merged:
             return self.A, self.v
         return self.Q.transpose(1, 2) @ self.K, self.V
@@ -200,11 +200,11 @@ class SoftmaxAttention(nn.Module):
 
     def score_matrices(self) -> np.ndarray:
         """A_h, (heads, dim, dim)."""
-        return self.tensors()[0].detach().numpy().copy()
+        return self.tensors()[0].numpy(force=True).copy()
 
     def values(self) -> np.ndarray:
         """v_h, (heads,)."""
-        return self.tensors()[1].detach().numpy().copy()
+        return self.tensors()[1].numpy(force=True).copy()
 
     def specification(self) -> icl.SoftmaxAttention:
         """The layer as it stands, as a specification with explicit scores and values."""
@@ -212,8 +212,8 @@ class SoftmaxAttention(nn.Module):
             scores=list(self.score_matrices()),
             values=list(self.values()),
             include_query=self.include_query,
-            skip=False if self.skip is None else self.skip.detach().numpy(),
-            feature_values=False if self.u is None else list(self.u.detach().numpy()),
+            skip=False if self.skip is None else self.skip.numpy(force=True),
+            feature_values=False if self.u is None else list(self.u.numpy(force=True)),
         )
 
     def learned(self, task: icl.LinearRegression) -> Learned:

@@ -135,7 +135,7 @@ class TokenAttention(nn.Module):
         """The blocks A (d, d), u (d,), v (d,), b () as arrays, merged or not."""
         names = ("A", "u", "v", "b")
         return {
-            name: value.detach().numpy().copy()
+            name: value.numpy(force=True).copy()
             for name, value in zip(names, self.tensors(), strict=True)
         }
 

@@ -71,9 +71,9 @@ def train(
 
     Parameters
     ----------
-    model: any module (X[B, n, d], y[B, n], query[B, d]) -> [B] in float64, or a `SequenceModel`,
-        whose loss is the mean over all its x tokens, against the labels that follow them (the last
-        without noise).
+    model: any module (X[B, n, d], y[B, n], query[B, d]) -> [B], on any device, its inputs cast to
+        dtype and device of its first weight; or a `SequenceModel`, whose loss is the mean over all
+        its x tokens, against the labels that follow them (the last without noise).
     steps, seed, batch_size: number of updates, seed of the prompts, prompts a step.
     optimizer: "adam" (default learning rate 0.02, of a `SequenceModel` 0.001) or "sgd" (0.1).
     schedule: "cosine" to zero over `steps`, or "constant".
@@ -135,12 +135,14 @@ def train(
     def losses(step: int) -> torch.Tensor:
         if averaged is not None:
             rng = step_generator(settings["seed"], step)
-            return averaged(model, *averaged.draw(rng, settings["batch_size"])).mean()[None]
+            drawn = averaged.draw(rng, settings["batch_size"])
+            return averaged(model, *cast(drawn, model)).mean()[None]
         if isinstance(model, SequenceModel):
             X, y = draw_sequences(arrays, settings, step, curriculum)
             predictions = model.predict_all(X, y)
             return ((predictions - y.to(predictions.device)) ** 2).mean()[None]
-        X, y, query, target = draw_prompts(arrays, settings, settings["seed"], step)
+        drawn = draw_prompts(arrays, settings, settings["seed"], step)
+        X, y, query, target = cast(drawn, model)
         if labelled is not None:
             return labelled(X, query).mean()[None]
         return squared_error(model(X, y, query), target)[None]
@@ -308,6 +310,12 @@ def fitting(model: nn.Module, task: LinearRegression) -> TaskArrays:
     if getattr(model, "dim", arrays.dim) != arrays.dim:
         raise InvalidInput(f"the task has dim = {arrays.dim}, the model {model.dim}.")
     return arrays
+
+
+def cast(drawn: tuple[torch.Tensor, ...], model: nn.Module) -> tuple[torch.Tensor, ...]:
+    """Inputs and targets with dtype and device of the model's first weight."""
+    like = next(model.parameters())
+    return tuple(x.to(like) for x in drawn)
 
 
 def draw_prompts(
