@@ -14,9 +14,8 @@ from typing import Any
 
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula, Reference
-from numeric.compare import DEVIATES, Comparison, Row, compare
-from numeric.montecarlo import Estimate
-from numeric.plot import Figure, Series
+from numeric.compare import DEVIATES, Comparison, Row
+from numeric.plot import Figure
 
 Progress = Callable[[str, float], None]
 
@@ -54,6 +53,11 @@ class Part:
     comparison: Comparison
     control: float = 1.03
 
+    @staticmethod
+    def of(title: str, rows: Iterable[Row], control: float = 1.03) -> Part:
+        """The part of these rows."""
+        return Part(title, Comparison.from_rows(rows), control)
+
     @property
     def control_rejected(self) -> bool:
         """True if the check rejects the changed prediction, in at least one row."""
@@ -64,6 +68,10 @@ class Part:
     def passed(self) -> bool:
         """True if every row agrees and the negative control is rejected."""
         return self.comparison.passed and self.control_rejected
+
+
+# What an experiment gives.
+Result = tuple[tuple[Part, ...], Figure]
 
 
 @dataclass(frozen=True)
@@ -126,31 +134,7 @@ class Claim:
     statement: str
     source: Reference
     formulas: Callable[[], tuple[Formula, ...]]
-    experiment: Callable[[Effort, Progress], tuple[tuple[Part, ...], Figure]]
-
-
-def estimate_row(
-    setting: dict[str, Any],
-    prediction: float,
-    estimate: Estimate,
-    allowance: float = 0.0,
-    **options: Any,
-) -> Row:
-    """A sampled estimate against its prediction; options as in `compare`."""
-    error = estimate.standard_error
-    return compare(setting, prediction, estimate.value, error, allowance, **options)
-
-
-def points(label: str, rows: Iterable[Row], x: str, color: int) -> Series:
-    """Measured estimates of rows as points with one standard error."""
-    rows = list(rows)
-    return Series(
-        label,
-        tuple(float(row.setting[x]) for row in rows),
-        tuple(row.estimate for row in rows),
-        tuple(float(row.standard_error or 0.0) for row in rows),
-        color,
-    )
+    experiment: Callable[[Effort, Progress], Result]
 
 
 # id -> claim, in the order of definition; filled by the modules of this package.

@@ -25,10 +25,9 @@ from icltheory.symbols import n as length_symbol
 from icltheory.symbols import steps as steps_symbol
 from numeric.chain_prompts import PromptAverage
 from numeric.chains import simulate_chains
-from numeric.claims.base import Claim, Effort, Part, Progress, estimate_row, points, register
-from numeric.claims.head_experiments import limit_row
-from numeric.claims.solvers import curve, holds
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.base import Claim, Effort, Part, Progress, Result, register
+from numeric.claims.rows import curve, estimate_row, holds, limit_row, points
+from numeric.compare import Row, compare
 from numeric.contraction import best_contraction, contraction_moments, contraction_moments_limit
 from numeric.plot import Figure
 
@@ -177,7 +176,7 @@ def limit_rows() -> Iterator[Row]:
         yield compare(setting, low, missed, 0.002, required=0.2)
 
 
-def thoughts(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def thoughts(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on the number of thoughts."""
     progress("exact risks and prompts", 0.0)
     rows = list(thought_rows(effort))
@@ -213,10 +212,10 @@ def thoughts(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figu
         tuple(marks),
     )
     return (
-        Part("exact risk against prompts", Comparison.from_rows(rows)),
-        Part("laws of many thoughts", Comparison.from_rows(phases)),
-        Part("best steps, derived and searched", Comparison.from_rows(best)),
-        Part("error of the limit", Comparison.from_rows(limits), 1.2),
+        Part.of("exact risk against prompts", rows),
+        Part.of("laws of many thoughts", phases),
+        Part.of("best steps, derived and searched", best),
+        Part.of("error of the limit", limits, 1.2),
     ), figure
 
 
@@ -302,7 +301,7 @@ def long_rows(effort: Effort) -> Iterator[Row]:
         yield average_row(setting, icl.least_squares_risk(task).subs(n=n), run.risk())
 
 
-def noisy_chains(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def noisy_chains(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on noise and averaging."""
     progress("noise options", 0.0)
     pairs = list(noise_rows(effort))
@@ -328,10 +327,10 @@ def noisy_chains(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
     )
     losses = [loss for _, loss in pairs if loss is not None]
     return (
-        Part("risk with noise, exact", Comparison.from_rows(row for row, _ in pairs)),
-        Part("loss on the prompt, exact", Comparison.from_rows(losses)),
-        Part("mean of N chains", Comparison.from_rows(means)),
-        Part("label noise after many thoughts", Comparison.from_rows(long)),
+        Part.of("risk with noise, exact", (row for row, _ in pairs)),
+        Part.of("loss on the prompt, exact", losses),
+        Part.of("mean of N chains", means),
+        Part.of("label noise after many thoughts", long),
     ), figure
 
 

@@ -9,7 +9,7 @@ predicted here is derived by `icltheory` and `numeric.binary_decoding`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,10 @@ from numeric.binary_decoding import (
 )
 from numeric.binary_simulation import chain_states, simulate_binary_decoding
 from numeric.chain_prompts import PromptAverage, prompt_blocks
-from numeric.claims.base import Effort, Part, Progress, register
+from numeric.claims.base import Effort, Progress, Result, register
 from numeric.claims.decoding import average_row, decoding_claim, exact_row
-from numeric.claims.solvers import ROUNDING, curve, holds
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.rows import curve, holds, scatter, separate
+from numeric.compare import Row, compare
 from numeric.contraction import best_contraction
 from numeric.plot import Figure
 from numeric.state_moments import exact_state_moments
@@ -39,23 +39,6 @@ SIGNS, BITS, SPARSE = icl.Signs(), icl.Bits(), icl.SparseBits(3)
 def value(average: PromptAverage) -> float:
     """The mean of a single average."""
     return float(average.value)
-
-
-def separate(title: str, rows: Iterable[Row], control: float = 1.03) -> tuple[Part, ...]:
-    """Numbers with their negative control; what is true or false in a part of its own.
-
-    A statement would reject any control, and hide whether the numbers do.
-    """
-    rows = list(rows)
-    stated = [row for row in rows if (row.prediction, row.standard_error) == (1.0, ROUNDING)]
-    numbers = [row for row in rows if row not in stated]
-    parts = []
-    if numbers:
-        parts.append(Part(title, Comparison.from_rows(numbers), control))
-    if stated:
-        words = f"{title}: statements" if numbers else title
-        parts.append(Part(words, Comparison.from_rows(stated)))
-    return tuple(parts)
 
 
 def ratio_row(
@@ -160,7 +143,7 @@ def asymptotic_rows(effort: Effort) -> Iterator[Row]:
         yield average_row(setting, prediction, PromptAverage(square), required=0.3)
 
 
-def channel_claim(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def channel_claim(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on the channel."""
     progress("moments on prompts", 0.0)
     moments = list(moment_rows(effort))
@@ -186,8 +169,7 @@ def channel_claim(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...],
             slope = 2 * mean / noise + 2 * mean**3 / noise**2
             spread = PromptAverage(slope * gain - mean**2 / noise**2 * square)
             shown.append((t, mean**2 / noise, float(spread.standard_error)))
-        x, y, error = zip(*shown, strict=True)
-        marks.append(curve(f"d/n = {gamma}, prompts", x, y, error, color))
+        marks.append(scatter(f"d/n = {gamma}, prompts", shown, color))
     figure = Figure(
         "The channel from binary coefficients to the state",
         "thoughts t",
@@ -288,7 +270,7 @@ def sufficient_rows(effort: Effort) -> Iterator[Row]:
         yield average_row(setting, prediction, average, allowance=0.05, required=0.2)
 
 
-def greedy(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def greedy(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on greedy rounding."""
     progress("errors on prompts", 0.0)
     rows = list(greedy_rows(effort))
@@ -315,8 +297,7 @@ def greedy(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
             ).greedy_bit
             if value(run) > 5 * float(run.standard_error):
                 some.append((n / d, value(run), float(run.standard_error)))
-        x, y, error = zip(*some, strict=True)
-        marks.append(curve(f"t = {t}, prompts", x, y, error, color))
+        marks.append(scatter(f"t = {t}, prompts", some, color))
     figure = Figure(
         "Greedy rounding of the state",
         "examples per dimension n/d",

@@ -16,10 +16,10 @@ import icltheory as icl
 from numeric.chain_length import optimal_length
 from numeric.chain_prompts import PromptAverage
 from numeric.chains import simulate_chains
-from numeric.claims.base import Effort, Part, Progress, register
+from numeric.claims.base import Effort, Part, Progress, Result, register
 from numeric.claims.decoding import HALF, average_row, decoding_claim
-from numeric.claims.solvers import curve, holds
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.rows import curve, holds
+from numeric.compare import Row, compare
 from numeric.plot import Figure
 from numeric.preconditioned_chains import (
     covariance_moments,
@@ -220,7 +220,7 @@ def endless_rows(effort: Effort) -> Iterator[Row]:
         yield holds(setting, bool(np.all(exact <= bound * (1 + 1e-12))))
 
 
-def covariance(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def covariance(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on covariances."""
     progress("plain steps", 0.0)
     plain = list(plain_rows(effort))
@@ -263,11 +263,11 @@ def covariance(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fi
         logx=False,
     )
     return (
-        Part("plain steps", Comparison.from_rows(plain), 1.15),
-        Part("trained steps", Comparison.from_rows(trained), 1.15),
-        Part("without noise", Comparison.from_rows(first), 1.1),
-        Part("best length", Comparison.from_rows(lengths), 1.1),
-        Part("endless prompts", Comparison.from_rows(endless), 1.15),
+        Part.of("plain steps", plain, 1.15),
+        Part.of("trained steps", trained, 1.15),
+        Part.of("without noise", first, 1.1),
+        Part.of("best length", lengths, 1.1),
+        Part.of("endless prompts", endless, 1.15),
     ), figure
 
 

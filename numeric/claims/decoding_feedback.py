@@ -18,10 +18,10 @@ from icltheory.symbols import error_fraction, temperature
 from numeric.binary_feedback import feedback_fixed_point, simulate_feedback, state_evolution
 from numeric.binary_samplers import bit_probability
 from numeric.chain_prompts import PromptAverage
-from numeric.claims.base import Effort, Part, Progress, register
+from numeric.claims.base import Effort, Progress, Result, register
 from numeric.claims.decoding import average_row, decoding_claim, exact_row
-from numeric.claims.decoding_binary import BITS, HALF, SIGNS, separate, value
-from numeric.claims.solvers import curve, holds
+from numeric.claims.decoding_binary import BITS, HALF, SIGNS, value
+from numeric.claims.rows import curve, holds, separate
 from numeric.compare import Row, compare
 from numeric.plot import Figure
 
@@ -170,7 +170,7 @@ def same_rows(effort: Effort) -> Iterator[Row]:
     yield average_row(row, 0.3, run.error[8], allowance=0.1, required=0.3)
 
 
-def feedback(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def feedback(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on bits that are fed back."""
     progress("the map", 0.0)
     maps, fixed = list(map_rows()), list(fixed_rows())
@@ -284,7 +284,7 @@ def coefficient_rows(effort: Effort) -> Iterator[Row]:
         yield average_row(setting, law, average, required=0.05)
 
 
-def corrected(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def corrected(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on the corrected iteration."""
     progress("corrected and plain", 0.0)
     pairs = list(corrected_rows(effort))

@@ -19,7 +19,7 @@ import icltheory as icl
 from icltheory.symbols import steps as steps_symbol
 from numeric.chain_length import best_split, chain_risks, optimal_length
 from numeric.chains import simulate_chains
-from numeric.claims.base import Effort, Part, Progress, register
+from numeric.claims.base import Effort, Part, Progress, Result, register
 from numeric.claims.decoding import (
     HALF,
     ONE,
@@ -31,9 +31,8 @@ from numeric.claims.decoding import (
     decoding_claim,
     exact_row,
 )
-from numeric.claims.head_experiments import limit_row
-from numeric.claims.solvers import curve, holds
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.rows import curve, holds, limit_row, scatter
+from numeric.compare import Row, compare
 from numeric.contraction import contraction_moments_limit
 from numeric.plot import Figure
 
@@ -148,7 +147,7 @@ def overthinking_rows(effort: Effort) -> Iterator[tuple[Row, ...]]:
         yield at_best, least, hurt
 
 
-def overthinking(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def overthinking(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on chains that are too long."""
     progress("closed forms", 0.0)
     gains, lengths = list(gain_rows()), list(length_rows())
@@ -179,9 +178,9 @@ def overthinking(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
         tuple(marks),
     )
     return (
-        Part("noise that a chain gathers", Comparison.from_rows(gains)),
-        Part("best lengths and the threshold", Comparison.from_rows(lengths), 1.05),
-        Part("best lengths on prompts", Comparison.from_rows(trials)),
+        Part.of("noise that a chain gathers", gains),
+        Part.of("best lengths and the threshold", lengths, 1.05),
+        Part.of("best lengths on prompts", trials),
     ), figure
 
 
@@ -262,7 +261,7 @@ def law_rows() -> Iterator[Row]:
     setting = {"gamma": quarter, "quantity": "thoughts per factor e of the budget"}
     rate = -1 / math.log(4 * float(q))
     # The power of the law costs 3/2 ln t thoughts more, which fades.
-    yield compare(setting, rate, speed[1], abs(speed[1] - speed[0]), 0.02, required=0.3)
+    yield limit_row(setting, rate, *speed, 0.02, required=0.3)
 
 
 TRIED = icl.NoisyDecoding(sp.Rational(2, 5), sp.sqrt(HALF), 16)
@@ -296,7 +295,7 @@ def budget_trials(effort: Effort) -> list[Row]:
     return [*rows, holds(setting, bool(right))]
 
 
-def budget(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def budget(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on splitting a budget."""
     progress("splits and laws", 0.0)
     splits, laws = list(split_rows()), list(law_rows())
@@ -324,8 +323,7 @@ def budget(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
                 seed=total,
             ).risk()
             some.append((total, float(run.value), float(run.standard_error)))
-        x, y, error = zip(*some, strict=True)
-        marks.append(curve(f"d/n = {sp.Rational(d, n)}, prompts", x, y, error, color))
+        marks.append(scatter(f"d/n = {sp.Rational(d, n)}, prompts", some, color))
     figure = Figure(
         "Depth against breadth",
         "budget C = t N",
@@ -337,9 +335,9 @@ def budget(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
         tuple(marks),
     )
     return (
-        Part("best splits, two routes", Comparison.from_rows(splits)),
-        Part("laws of large budgets", Comparison.from_rows(laws), 1.1),
-        Part("splits of 64 thoughts on prompts", Comparison.from_rows(trials)),
+        Part.of("best splits, two routes", splits),
+        Part.of("laws of large budgets", laws, 1.1),
+        Part.of("splits of 64 thoughts on prompts", trials),
     ), figure
 
 

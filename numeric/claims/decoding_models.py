@@ -1,15 +1,13 @@
 """Linear self-attention that decodes, constructed and trained: Chen, Lu, Wu and Zou (arXiv 2508.07571).
 
 The layer appends its thoughts to the prompt (`numeric.finite.LinearSelfAttention`). Built with three blocks
-it runs gradient descent; trained on one thought, on a teacher's chain or on the outcome it is held
-against the derived optimum. Risks are total with coefficients N(0, I/d): a coordinate's with E w*w*' = I.
-Techniques on the outputs of a trained model: `decoding_techniques`. torch is imported where a model is
-built.
+it runs gradient descent; trained on one thought or on a teacher's chain it is held against the derived
+weights. Trained on the outcome: `decoding_outcome`; techniques on the outputs of a trained model:
+`decoding_techniques`.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,62 +16,28 @@ import sympy as sp
 
 import icltheory as icl
 from icltheory.symbols import d as dim_symbol
-from icltheory.symbols import eta, label_noise_var
-from numeric.arrays import task_arrays
+from icltheory.symbols import label_noise_var
 from numeric.chain_prompts import PromptAverage
-from numeric.claims.base import Effort, Part, Progress, points, register
+from numeric.claims.base import Effort, Progress, Result, register
+from numeric.claims.decoder_experiments import (
+    FREE,
+    RISK,
+    WEIGHTS,
+    decoder,
+    fresh_prompts,
+    learned_row,
+    one_thread,
+    squared_errors,
+    trained,
+    training_steps,
+)
 from numeric.claims.decoding import average_row, decoding_claim
-from numeric.claims.decoding_binary import separate
-from numeric.claims.solvers import curve, holds
+from numeric.claims.rows import curve, holds, points, separate
 from numeric.compare import Row, compare
 from numeric.contraction import contraction_moments
 from numeric.plot import Figure
-from numeric.samplers import sample_examples
 
-WEIGHTS, RISK = 0.03, 0.05  # accepted deviations of trained weights and of their risk
 TOLERANCE = 1e-12
-FREE = {"blocks": "three free blocks", "full": "all of V and K free"}
-
-
-def learned_row(setting: dict[str, Any], optimum: float, found: float, accepted: float) -> Row:
-    """What a training reached, within an accepted deviation, of which a sixth counts as its scatter."""
-    scatter = accepted / 6
-    return compare(setting, optimum, found, scatter * abs(optimum) / 5, accepted - scatter)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread: these models are too small for more."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def fresh_prompts(
-    task: icl.LinearRegression, n: int, size: int, seed: int = 5
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """X (B, n, d), y (B, n), w* (B, d) of a task."""
-    X, y, _, w = sample_examples(task_arrays(task), n, size, np.random.default_rng(seed))
-    return X, y, w
-
-
-def squared_errors(model: Any, prompts: tuple[np.ndarray, ...], thoughts: int) -> PromptAverage:
-    """|w_t - w*|^2 of the model's own chain, without noise."""
-    X, y, w = prompts
-    answers = model.candidates(X, y, icl.NoisyDecoding(1, 0, thoughts))[:, 0]
-    return PromptAverage(np.square(answers - w).sum(axis=1))
-
-
-def training_steps(effort: Effort, share: float = 0.4) -> int:
-    """Updates of a training: 800 at quick effort."""
-    return max(2, round(share * effort.training_steps))
-
-
 # -- the construction ------------------------------------------------------------------------------
 
 
@@ -162,7 +126,7 @@ def constructed_rows(steps: int = 6) -> Iterator[tuple[Row, ...]]:
         yield holds(row, worst <= TOLERANCE and clean), holds(other, off > 1e-3)
 
 
-def constructed(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def constructed(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on the construction."""
     progress("thoughts", 0.0)
     with one_thread():
@@ -194,26 +158,6 @@ def constructed(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], F
 
 
 # -- trained weights -------------------------------------------------------------------------------
-
-
-def trained(model: Any, task: icl.LinearRegression, n: int, effort: Effort, **options: Any) -> Any:
-    """Train a decoder in place; the run."""
-    from numeric import finite
-
-    settings: dict[str, Any] = {"steps": training_steps(effort), "learning_rate": 0.02}
-    return finite.train_decoder(model, task, n, **{**settings, **options}, progress=False)
-
-
-def decoder(d: int, form: str = "full", fixed: bool = False, seed: int = 1) -> Any:
-    """A layer to train; with `fixed` R = I and rho = -1 stay."""
-    from numeric import finite
-
-    model = finite.LinearSelfAttention(d, form=form, seed=seed)
-    if fixed:
-        model.set_blocks(-0.3, 1, -1)
-        model.R.requires_grad_(False)
-        model.rho.requires_grad_(False)
-    return model
 
 
 def weight_rows(
@@ -320,7 +264,7 @@ def towards_rows(effort: Effort) -> tuple[list[Row], list[Row], list[Row]]:
     return weights, risks, below
 
 
-def trained_model(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def trained_model(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on trained weights."""
     weights, risks = [], []
     with one_thread():
@@ -355,151 +299,6 @@ def trained_model(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...],
     ), figure
 
 
-# -- trained on the outcome ------------------------------------------------------------------------
-
-
-def scalar_risk(model: Any, thoughts: int, n: int, d: int) -> tuple[float, float, float]:
-    """The exact risk of a layer with multiples of I; its factor u and its step."""
-    label, step = model.learned().step_sizes
-    one, two = (float(x) for x in contraction_moments([thoughts, 2 * thoughts], n, d, step))
-    u = label / step
-    return 1 - 2 * u * (1 - one) + u**2 * (1 - 2 * one + two), u, step
-
-
-def optimum_of(law: Any) -> tuple[float, float]:
-    """The step and the factor of the read-out that a Formula of the outcome is minimal at."""
-    (factor,) = (x for symbol, x in law.minimizer.items() if symbol != eta)
-    return float(law.minimizer[eta]), float(factor)
-
-
-def scalar_rows(effort: Effort) -> Iterator[tuple[list[Row], list[Row]]]:
-    """Multiples of I: the derived optimum is reached, and not passed."""
-    n, d = 16, 4
-    task = icl.LinearRegression(dim=d)
-    for thoughts, scale in ((1, "free"), (2, "free"), (3, "free"), (2, "fixed"), (3, "fixed")):
-        model = decoder(d, "scalar", fixed=scale == "fixed")
-        trained(model, task, n, effort, loss="outcome", thoughts=thoughts)
-        law = icl.outcome_risk(thoughts, n, d, scale=scale)
-        best_step, best_factor = optimum_of(law)
-        setting = {"R and rho": scale, "thoughts": thoughts, "n": n, "d": d}
-        exact, u, step = scalar_risk(model, thoughts, n, d)
-        optimum = float(law)
-        rows = [
-            learned_row({**setting, "quantity": "exact risk of the weights"}, optimum, exact, RISK)
-        ]
-        words = {**setting, "quantity": "not below the optimum"}
-        rows.append(holds(words, exact >= optimum * (1 - 1e-9)))
-        found = squared_errors(model, fresh_prompts(task, n, effort.prompts), thoughts)
-        row = {**setting, "quantity": "risk on prompts"}
-        rows.append(average_row(row, optimum, found, allowance=RISK, required=0.2))
-        learned = []
-        if thoughts > 1:
-            row = {**setting, "quantity": "step, -P R"}
-            learned.append(learned_row(row, best_step, step, WEIGHTS))
-        if scale == "free":
-            factor = best_factor if thoughts > 1 else best_factor * best_step
-            row = {**setting, "quantity": "factor u" if thoughts > 1 else "P rho"}
-            learned.append(learned_row(row, factor, u if thoughts > 1 else u * step, WEIGHTS))
-        yield rows, learned
-
-
-STATED = {"blocks": 0.952, "full": 0.865}  # of the risk with multiples of I at (16, 4, 3)
-
-
-def optimal_scalar(thoughts: int, n: int, d: int) -> Any:
-    """The layer of multiples of I at the derived step and factor."""
-    from numeric import finite
-
-    step, factor = optimum_of(icl.outcome_risk(thoughts, n, d))
-    return finite.LinearSelfAttention(d, form="scalar").set_blocks(-step * factor, 1 / factor, -1)
-
-
-def free_rows(effort: Effort) -> Iterator[tuple[Row, ...]]:
-    """Free blocks and free matrices at (n, d, k) = (16, 4, 3): below the multiples of I."""
-    n, d, thoughts = 16, 4, 3
-    task = icl.LinearRegression(dim=d)
-    prompts = fresh_prompts(task, n, 2 * effort.prompts)
-    base = squared_errors(optimal_scalar(thoughts, n, d), prompts, thoughts)
-    for form, stated in STATED.items():
-        model = decoder(d, form)
-        steps = training_steps(effort, 0.8)
-        trained(model, task, n, effort, loss="outcome", thoughts=thoughts, steps=steps)
-        found = squared_errors(model, prompts, thoughts)
-        ratio, error = map(float, found.ratio(base))  # the same prompts
-        learned = model.learned()
-        angle = float(np.abs(np.linalg.eigvals(learned.state_step).imag).max())
-        setting = {"trained": FREE[form], "thoughts": thoughts, "n": n, "d": d}
-        row = {**setting, "quantity": "risk over the optimum of multiples of I"}
-        first = compare(row, stated, ratio, error, 0.02, required=0.08)
-        row = {**setting, "quantity": "at most that optimum"}
-        second = holds(row, ratio + 5 * error < 1)
-        if form == "blocks":
-            words = f"-P R has complex eigenvalues, imaginary part {angle:.2f}"
-            third = holds({**setting, "quantity": words}, angle > 0.1)
-        else:
-            alone = squared_errors(model.reduced(), prompts, thoughts)
-            words = "without the blocks by which thoughts attend to thoughts the risk is "
-            words += f"{float(alone.ratio(base)[0]):.2f} of the optimum"
-            third = holds({**setting, "quantity": words}, float(alone.ratio(base)[0]) > 1)
-        yield first, second, third
-
-
-def outcome_model(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
-    """Experiment of the claim on training on the outcome."""
-    risks, weights = [], []
-    with one_thread():
-        progress("multiples of I", 0.0)
-        for some, others in scalar_rows(effort):
-            risks += some
-            weights += others
-        progress("free matrices", 0.5)
-        free = [row for rows in free_rows(effort) for row in rows]
-    n, d = 16, 4
-    counts = np.arange(1, 6)
-    lines = [
-        curve(
-            name,
-            counts,
-            [float(icl.outcome_risk(int(k), n, d, scale=scale)) for k in counts],
-            (),
-            color,
-        )
-        for color, (scale, name) in enumerate(
-            (("fixed", "step alone, derived"), ("free", "step and factor, derived"))
-        )
-    ]
-    sampled = [row for row in risks if row.setting["quantity"] == "risk on prompts"]
-    marks = [
-        points(
-            f"trained, R and rho {scale}",
-            (row for row in sampled if row.setting["R and rho"] == scale),
-            "thoughts",
-            color,
-        )
-        for color, scale in enumerate(("fixed", "free"))
-    ]
-    optimum = float(icl.outcome_risk(3, n, d))
-    for color, (form, row) in enumerate(zip(STATED, free[::3], strict=True), start=2):
-        error = (optimum * float(row.standard_error or 0),)
-        marks.append(curve(f"trained, {FREE[form]}", (3,), (optimum * row.estimate,), error, color))
-    figure = Figure(
-        "Trained on the outcome",
-        "thoughts k",
-        "risk per coordinate",
-        "Layers trained on the last thought at n = 16, d = 4: with multiples of I on the derived optima; "
-        "with free blocks below, by steps with complex eigenvalues; with all of V and K further below, "
-        "by thoughts that attend to thoughts.",
-        tuple(lines),
-        tuple(marks),
-        logx=False,
-    )
-    return (
-        *separate("multiples of I: the risk", risks, 1.12),
-        *separate("multiples of I: the weights", weights, 1.05),
-        *separate("freer layers", free, 1.05),
-    ), figure
-
-
 # -- the claims ------------------------------------------------------------------------------------
 
 NOISY = icl.LinearRegression(dim_symbol, label_noise_var, coef_cov=1)
@@ -529,16 +328,5 @@ register(
             icl.teacher_weights(icl.LinearRegression(dim_symbol)),
         ),
         experiment=trained_model,
-    )
-)
-register(
-    decoding_claim(
-        id="decoding-outcome-model",
-        title="Trained on the outcome",
-        statement="Trained on the last of k thoughts, a layer of multiples of I reaches the derived step, factor "
-        "and risk. Free matrices do better for k >= 2: at n = 16, d = 4, k = 3 the three blocks reach 0.95 "
-        "of that risk with complex steps, all of V and K 0.86, as thoughts attend to thoughts.",
-        formulas=lambda: (icl.outcome_risk(1), icl.outcome_risk(3, 16, 4)),
-        experiment=outcome_model,
     )
 )

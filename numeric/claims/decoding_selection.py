@@ -24,10 +24,10 @@ from numeric.best_of_n import (
 )
 from numeric.chain_laws import ChainLaw, chain_law
 from numeric.chain_prompts import DecodingPrompts, PromptAverage, decoding_prompts
-from numeric.claims.base import Effort, Part, Progress, register
+from numeric.claims.base import Effort, Part, Progress, Result, register
 from numeric.claims.decoding import HALF, decoding_claim
-from numeric.claims.solvers import curve, holds
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.rows import curve, holds, limit_row
+from numeric.compare import Row, compare
 from numeric.plot import Figure
 from numeric.selection import SelectionSimulation, simulate_selection
 
@@ -154,7 +154,7 @@ def tilting_rows(tried: dict[str, _Tried]) -> Iterator[Row]:
         ratios.append(tilted / least_of(d, 1.0, 0.5, count))
     setting = {"prompts": "equal directions, d = 800", "verifier": "oracle", "chains": "2^(d/2)"}
     setting["quantity"] = "predicted over exact"
-    yield compare(setting, 1.0, ratios[1], abs(ratios[1] - ratios[0]), required=0.15)
+    yield limit_row(setting, 1.0, *ratios, required=0.15)
     chain, data = icl.NoisyDecoding(HALF, HALF, 3), decoding_prompts(400, 200, 40, reduced=True)
     risk = selection_risk(data, chain, math.exp(20), method="tilting")
     setting = {
@@ -240,7 +240,7 @@ def against_mean_rows(tried: dict[str, _Tried], effort: Effort) -> Iterator[Row]
             yield paired_row(setting, predicted, found.risk("prompt_loss")[0], allowance=allowance)
 
 
-def selection(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def selection(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on best-of-N."""
     progress("pools of chains", 0.0)
     tried = trials(effort)
@@ -285,11 +285,11 @@ def selection(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fig
         tuple(marks),
     )
     return (
-        Part("saddlepoint against chains", Comparison.from_rows(saddle), 1.12),
-        Part("tilting: how low", Comparison.from_rows(tilting), 1.2),
-        Part("Gaussian form: how low", Comparison.from_rows(gauss), 1.15),
-        Part("infinitely many chains", Comparison.from_rows(ends), 1.2),
-        Part("selection, averaging, noisy verifiers", Comparison.from_rows(means), 1.12),
+        Part.of("saddlepoint against chains", saddle, 1.12),
+        Part.of("tilting: how low", tilting, 1.2),
+        Part.of("Gaussian form: how low", gauss, 1.15),
+        Part.of("infinitely many chains", ends, 1.2),
+        Part.of("selection, averaging, noisy verifiers", means, 1.12),
     ), figure
 
 

@@ -19,12 +19,11 @@ from numeric.best_of_n import (
 )
 from numeric.chain_laws import chain_law
 from numeric.chain_prompts import PromptAverage, decoding_prompts
-from numeric.claims.base import Effort, Part, Progress, register
+from numeric.claims.base import Effort, Part, Progress, Result, register
 from numeric.claims.decoding import HALF, decoding_claim
 from numeric.claims.decoding_selection import band_row, formulas_of, paired_row, worse
-from numeric.claims.head_experiments import limit_row
-from numeric.claims.solvers import curve, holds
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.rows import curve, holds, limit_row
+from numeric.compare import Row, compare
 from numeric.plot import Figure, Series
 from numeric.softmax_mean import simulate_softmax_mean, softmax_mean_error
 from numeric.stepwise import selected_step, simulate_stepwise, stepwise_risk
@@ -34,7 +33,7 @@ from numeric.stepwise import selected_step, simulate_stepwise, stepwise_risk
 TEMPERATURES = (0.0, 0.25, 0.5, 1.0, 2.0)
 
 
-def soft_selection(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def soft_selection(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on softmax-weighted means."""
     rows, floors, lines, marks = [], [], [], []
     theta = np.array(TEMPERATURES)
@@ -86,8 +85,8 @@ def soft_selection(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...]
         logx=False,
     )
     return (
-        Part("softmax-weighted means", Comparison.from_rows(rows), 1.12),
-        Part("below the floor of the mean", Comparison.from_rows(floors)),
+        Part.of("softmax-weighted means", rows, 1.12),
+        Part.of("below the floor of the mean", floors),
     ), figure
 
 
@@ -170,7 +169,7 @@ def along_rows(effort: Effort) -> tuple[list[Row], list[Series], list[Series]]:
     return rows, lines, marks
 
 
-def stepwise(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def stepwise(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on selection at every step."""
     progress("one step", 0.0)
     moves = list(move_rows(effort))
@@ -188,8 +187,8 @@ def stepwise(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figu
         logx=False,
     )
     return (
-        Part("the mean move of a selection", Comparison.from_rows(moves), 1.12),
-        Part("chains with selection", Comparison.from_rows(rows), 1.2),
+        Part.of("the mean move of a selection", moves, 1.12),
+        Part.of("chains with selection", rows, 1.2),
     ), figure
 
 

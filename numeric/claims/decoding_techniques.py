@@ -24,11 +24,11 @@ from numeric.binary_samplers import majority_vote, plurality_vote
 from numeric.binary_simulation import simulate_binary_decoding
 from numeric.chain_length import chain_risks, optimal_length
 from numeric.chain_prompts import PromptAverage, decoding_prompts
-from numeric.claims.base import Effort, Part, Progress, points, register
+from numeric.claims.base import Effort, Progress, Result, register
+from numeric.claims.decoder_experiments import decoder, fresh_prompts, one_thread, trained
 from numeric.claims.decoding import average_row, decoding_claim
-from numeric.claims.decoding_binary import BITS, SIGNS, separate, value
-from numeric.claims.decoding_models import decoder, fresh_prompts, one_thread, trained
-from numeric.claims.solvers import curve, holds
+from numeric.claims.decoding_binary import BITS, SIGNS, value
+from numeric.claims.rows import curve, holds, points, separate
 from numeric.compare import Row, compare
 from numeric.plot import Figure
 
@@ -232,7 +232,7 @@ def fed_back_rows(model: Any, effort: Effort) -> Iterator[Row]:
         yield compare(setting, value(run[t]), value(wrong), error, MODEL, required=0.15)
 
 
-def on_the_model(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def on_the_model(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on techniques with a trained model."""
     with one_thread():
         progress("training", 0.0)
@@ -311,7 +311,7 @@ def planner_rows(effort: Effort) -> Iterator[tuple[Row, ...]]:
     yield (holds({"quantity": words}, power >= SETTINGS / 2),)
 
 
-def planner(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def planner(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on the planner."""
     from numeric.decoding_figures import risk_against_compute
     from numeric.planner import plan

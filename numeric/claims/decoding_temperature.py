@@ -18,7 +18,7 @@ from numeric.best_of_n import (
 )
 from numeric.chain_laws import chain_law
 from numeric.chain_prompts import DecodingPrompts, PromptAverage, decoding_prompts
-from numeric.claims.base import Effort, Part, Progress, register
+from numeric.claims.base import Effort, Part, Progress, Result, register
 from numeric.claims.decoding import HALF, decoding_claim
 from numeric.claims.decoding_selection import (
     VERIFIERS,
@@ -27,8 +27,8 @@ from numeric.claims.decoding_selection import (
     paired_row,
     worse,
 )
-from numeric.claims.solvers import curve, holds
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.rows import curve, holds, limit_row, scatter
+from numeric.compare import Row, compare
 from numeric.plot import Figure
 from numeric.selection import simulate_selection
 
@@ -75,7 +75,7 @@ def exponent_rows() -> Iterator[Row]:
         best = float(law.minimizer[noise_std])
         ratios.append(least_of(d, 1.0, best**2, 2.0 ** (d / 2)) / d)
     setting = {"d": 800, "chains": "2^(d/2)", "quantity": "exact risk over bias"}
-    yield compare(setting, 0.5, ratios[1], abs(ratios[1] - ratios[0]), required=0.15)
+    yield limit_row(setting, 0.5, *ratios, required=0.15)
     # The exact risk at a finite d agrees with the stated bands as well.
     for d, (low, high) in ORACLE.items():
         for many in (16, 4096):
@@ -106,7 +106,7 @@ def small_noise_rows(effort: Effort) -> Iterator[Row]:
             )
 
 
-def temperature(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def temperature(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on the best noise."""
     progress("oracle", 0.0)
     pairs = list(oracle_rows(effort))
@@ -130,8 +130,7 @@ def temperature(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], F
             sim = simulate_selection(data, chain, [many], rules=("oracle",), seed=3)
             risk = sim.risk("oracle")[0]
             found.append((std, float(risk.value), float(risk.standard_error)))
-        x, y, error = zip(*found, strict=True)
-        marks.append(curve(f"{many} chains, simulated", x, y, error, color))
+        marks.append(scatter(f"{many} chains, simulated", found, color))
     figure = Figure(
         "How much noise an oracle wants",
         "noise standard deviation",
@@ -143,10 +142,10 @@ def temperature(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], F
         tuple(marks),
     )
     return (
-        Part("oracle at its best noise: how low", Comparison.from_rows(r for r, _ in pairs), 1.2),
-        Part("less and more noise", Comparison.from_rows(row for _, rows in pairs for row in rows)),
-        Part("exponent in many dimensions", Comparison.from_rows(exponents)),
-        Part("best small noise", Comparison.from_rows(small), 1.1),
+        Part.of("oracle at its best noise: how low", (r for r, _ in pairs), 1.2),
+        Part.of("less and more noise", (row for _, rows in pairs for row in rows)),
+        Part.of("exponent in many dimensions", exponents),
+        Part.of("best small noise", small, 1.1),
     ), figure
 
 

@@ -32,12 +32,11 @@ from numeric.binary_plurality import (
 from numeric.binary_samplers import bit_probability, majority_vote, plurality_vote, sample_bits
 from numeric.binary_simulation import chain_states, simulate_binary_decoding
 from numeric.chain_prompts import PromptAverage
-from numeric.claims.base import Effort, Part, Progress, points, register
+from numeric.claims.base import Effort, Progress, Result, register
 from numeric.claims.decoding import average_row, decoding_claim
-from numeric.claims.decoding_binary import HALF, SIGNS, separate, value
-from numeric.claims.head_experiments import limit_row
-from numeric.claims.solvers import curve, holds
-from numeric.compare import Row, compare
+from numeric.claims.decoding_binary import HALF, SIGNS, value
+from numeric.claims.rows import curve, holds, limit_row, points, separate
+from numeric.compare import Row
 from numeric.plot import Figure
 
 # -- votes -----------------------------------------------------------------------------------------
@@ -116,7 +115,7 @@ def never_rows() -> Iterator[Row]:
         yield holds(setting, bool(excess.min() >= -1e-12))
 
 
-def voting(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def voting(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on votes over coordinates."""
     progress("votes on prompts", 0.0)
     pairs = list(vote_rows(effort))
@@ -205,7 +204,7 @@ def bound_rows() -> Iterator[Row]:
         few, many = (1 - plurality_success(p, n) for n in (low, 2 * low))
         rates.append((math.log(few / many) - math.log(2) / 2) / low)
     setting = {"d": 3, "chances": str(sorted(p)), "quantity": "exponent of the failure"}
-    yield compare(setting, float(1 / law), rates[-1], abs(rates[-1] - rates[-2]), required=0.3)
+    yield limit_row(setting, 1 / law, *rates[1:], required=0.3)
 
 
 def needed(success: Callable[[int], float], failure: float = 0.05) -> int:
@@ -279,7 +278,7 @@ def both_rows(effort: Effort) -> Iterator[Row]:
         yield holds(setting, value(better) > 5 * float(better.standard_error))
 
 
-def self_consistency(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def self_consistency(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on votes over whole answers."""
     progress("enumeration", 0.0)
     exact, bounds = list(plurality_rows(effort)), list(bound_rows())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ import sympy as sp
 
 import icltheory as icl
 from icltheory.attention import Attention
+from icltheory.formula import CUI
 from icltheory.symbols import d, noise_var, t
-from numeric.claims.base import Effort, Part, estimate_row
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.base import Claim, Effort, Part
+from numeric.claims.rows import curve, estimate_row, limit_row, scatter
+from numeric.compare import Row, compare
 from numeric.montecarlo import Estimate, monte_carlo_constant, monte_carlo_risk
 from numeric.plot import Figure, Series
 from numeric.risk import exact_risk, optimal_risk
@@ -43,6 +46,8 @@ MATCHED = icl.LinearRegression(dim=DIM, feature_cov=COVARIANCE, coef_cov=COVARIA
 SMALL = 0.02
 # Accepted deviation of a trained risk from the predicted optimum: optimisation is not exact.
 TRAINED = 0.05
+multihead_claim = partial(Claim, paper="multihead", source=CUI)
+
 COLOURS = {"one head": 0, "two heads": 1, "same sign": 2, "linear attention": 3}
 
 
@@ -78,25 +83,18 @@ def quadrature_rows(task: icl.LinearRegression, label: dict[str, Any]) -> Iterab
         values = [
             n * exact_risk(task, ONE, n, score_scale=k, value_scale=1 / k) for n in (near, far)
         ]
-        yield compare(
+        yield limit_row(
             {**label, "quantity": f"one head, t = {factor * scale:.5f}, n * risk at n = 1e8"},
             loss_constant(task, ONE, factor * scale),
-            values[1],
-            abs(values[1] - values[0]),
+            *values,
         )
     for name, attention, constant in (
         ("one head", ONE, best),
         ("two heads", TWO, optimal_constant(task, TWO)[0]),
     ):
-        near_value, far_value = (
-            n * float(optimal_risk(task, attention, n).risk) for n in (near, far)
-        )
-        yield compare(
-            {**label, "quantity": f"{name}, best parameters, n * risk at n = 1e8"},
-            constant,
-            far_value,
-            abs(far_value - near_value),
-        )
+        values = [n * float(optimal_risk(task, attention, n).risk) for n in (near, far)]
+        quantity = f"{name}, best parameters, n * risk at n = 1e8"
+        yield limit_row({**label, "quantity": quantity}, constant, *values)
 
 
 def gain_row(task: icl.LinearRegression, label: dict[str, Any]) -> Row:
@@ -105,7 +103,7 @@ def gain_row(task: icl.LinearRegression, label: dict[str, Any]) -> Row:
         ratio(optimal_risk(task, ONE, n).risk, optimal_risk(task, TWO, n).risk) for n in (1e7, 1e8)
     )
     quantity = "risk of one head over that of two, n = 1e8"
-    return compare({**label, "quantity": quantity}, gain(task), far, abs(far - near))
+    return limit_row({**label, "quantity": quantity}, gain(task), near, far)
 
 
 def query_rows(task: icl.LinearRegression, effort: Effort, label: dict[str, Any]) -> Iterable[Row]:
@@ -223,11 +221,6 @@ def trained_row(
     return estimate_row(setting, float(best.risk), risk, allowance=TRAINED)
 
 
-def limit_row(setting: dict[str, Any], prediction: float, near: float, far: float) -> Row:
-    """A limit against its value far out; the error is what has changed since `near`."""
-    return compare(setting, prediction, far, abs(far - near))
-
-
 # -- figures -------------------------------------------------------------------------------------
 
 
@@ -238,10 +231,10 @@ def risk_lines(
     lengths = np.unique(np.round(np.geomspace(10, 1000, 25))).astype(int)
     kinds = {"one head": ONE, "two heads": TWO, "linear attention": LINEAR}
     return tuple(
-        Series(
+        curve(
             f"{name}, predicted{suffix}",
-            tuple(float(n) for n in lengths),
-            tuple(float(r) for r in optimal_risk(task, kinds[name], lengths).risk),
+            lengths,
+            optimal_risk(task, kinds[name], lengths).risk,
             color=COLOURS[name],
         )
         for name in names
@@ -255,10 +248,8 @@ def risk_figure(title: str, caption: str, lines: Any, measured: Any) -> Figure:
 
 def scaled_points(label: str, rows: Iterable[Row], color: int) -> Series:
     """Measured n * risk of rows against n, with one standard error."""
-    table = [(float(r.setting["n"]), r.estimate, float(r.standard_error or 0.0)) for r in rows]
-    x, y, error = (tuple(column) for column in zip(*table, strict=True))
-    lengths = np.array(x)
-    return Series(label, x, tuple(lengths * y), tuple(lengths * error), color)
+    table = [(float(r.setting["n"]), r.estimate, r.standard_error or 0.0) for r in rows]
+    return scatter(label, [(n, n * value, n * error) for n, value, error in table], color)
 
 
 def standard_parts(
@@ -269,10 +260,10 @@ def standard_parts(
 ) -> tuple[Part, ...]:
     """Exact rows under `title`, the simulated layer, and trained models."""
     return (
-        Part(title, Comparison.from_rows(exact)),
-        Part("simulation of the real softmax layer", Comparison.from_rows(layer)),
+        Part.of(title, exact),
+        Part.of("simulation of the real softmax layer", layer),
         # A trained model is allowed 5 % of optimisation error: its control is a 20 % change.
-        Part("trained models", Comparison.from_rows(models), 1.2),
+        Part.of("trained models", models, 1.2),
     )
 
 
@@ -294,7 +285,7 @@ def ratio_row(setting: dict[str, Any], one: Row, two: Row, allowance: float = 0.
 
 def asymptote(task: icl.LinearRegression, attention: Attention, name: str) -> Series:
     constant = optimal_constant(task, attention)[0]
-    return Series(
+    return curve(
         f"{name}, {constant:.4g}/n",
         (30.0, 1000.0),
         (constant / 30, constant / 1000),

@@ -3,8 +3,8 @@
 The paper (arXiv 2512.11784) identifies infinite-prompt softmax attention with linear attention for
 Gaussian tokens and bounds the distance of finite prompts from it, with constants that are not
 explicit. Held here against simulated softmax averages: the limit and its 1/n terms for nine laws,
-exact finite-n errors, and the exponents of the query-averaged error. The training claims are in
-`numeric.claims.largeprompt_training`.
+exact finite-n errors, and the exponents of the query-averaged error. Gradients are in
+`numeric.claims.largeprompt_gradients`, the training claims in `numeric.claims.largeprompt_training`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import sympy as sp
 
 import icltheory as icl
 import numeric
 from icltheory.formula import BOURSIER
-from numeric.claims.base import Claim, Effort, Part, Progress, estimate_row, register
-from numeric.compare import Comparison, Row, compare
-from numeric.montecarlo import Estimate, stream
-from numeric.plot import Figure, Series
+from numeric.claims.base import Claim, Effort, Part, Progress, Result, register
+from numeric.claims.rows import curve, estimate_row
+from numeric.compare import Row, compare
+from numeric.montecarlo import stream
+from numeric.plot import Figure
+
+largeprompt_claim = partial(Claim, paper="largeprompt")
 
 DIM = 3
 DIRECTION = np.array([2.0, 1.0, -2.0]) / 3.0
@@ -51,6 +55,7 @@ SHOWN = ("Gaussian", "Rademacher", "sphere", "scale mixture", "Laplace")
 # |u| of the simulated prompts; four times it is in the domain of the Laplace law.
 SCALES = {"Laplace": 0.5, "scale mixture": 0.9}
 LENGTH = 400  # tokens of a simulated prompt
+U_SYMBOLS = sp.symbols("u1:4", real=True)
 TAUS = (0.1, 0.5, 1.0, 2.0, 4.0)  # squared score scales of the query
 
 
@@ -78,12 +83,6 @@ def predicted_exponent(tau: float) -> float:
     return float(icl.concentration_exponent().subs(tau=tau))
 
 
-def gradient_constant(law: Any, u: np.ndarray, query: np.ndarray, value: np.ndarray) -> float:
-    """lim n E |grad_U T_n - grad_U T_inf|^2."""
-    table = icl.leading_gradient_error(law, u.tolist(), query.tolist(), value.tolist())
-    return float(table["U"])
-
-
 # -- the limit -----------------------------------------------------------------------------------
 
 
@@ -97,23 +96,17 @@ def limit_rows(effort: Effort, seed: int = 0) -> tuple[list[Row], list[Row], lis
         sample = numeric.simulate_output(law, u, LENGTH, prompts=effort.prompts, seed=seed + i)
         setting = {"law": name, "n": LENGTH, "|u|": scale}
         outputs += [
-            compare(
-                {**setting, "coordinate": j + 1},
-                mean[j],
-                sample.mean[j],
-                sample.mean_error[j],
-            )
+            compare({**setting, "coordinate": j + 1}, mean[j], sample.mean[j], sample.mean_error[j])
             for j in range(DIM)
         ]
         if name != "Gaussian":
             # The largest coordinate of the deviation, in units of itself.
-            linear = u
-            j = int(np.argmax(np.abs(mean - linear)))
+            j = int(np.argmax(np.abs(mean - u)))
             deviations.append(
                 compare(
                     {**setting, "quantity": "mean output less the linear response"},
-                    mean[j] - linear[j],
-                    sample.mean[j] - linear[j],
+                    mean[j] - u[j],
+                    sample.mean[j] - u[j],
                     sample.mean_error[j],
                     required=0.15,
                 )
@@ -138,7 +131,7 @@ def limit_rows(effort: Effort, seed: int = 0) -> tuple[list[Row], list[Row], lis
     return outputs, deviations, variances
 
 
-def _limit(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _limit(effort: Effort, progress: Progress) -> Result:
     progress("simulating prompts of eight laws", 0.0)
     outputs, deviations, variances = limit_rows(effort)
     progress("figure", 0.7)
@@ -148,18 +141,18 @@ def _limit(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
         law = LAWS[name]
         reach = grid[grid < 1.75] if name == "Laplace" else grid
         values = numeric.limit_output(law, reach[:, None] * DIRECTION) @ DIRECTION
-        lines.append(Series(name, tuple(reach), tuple(values), color=color))
+        lines.append(curve(name, reach, values, color=color))
         at = np.array([0.4, 0.8, 1.2]) if name == "Laplace" else np.array([0.75, 1.5, 2.25])
         samples = [
             numeric.simulate_output(law, x * DIRECTION, 1000, prompts=500, seed=90 + color)
             for x in at
         ]
         measured.append(
-            Series(
+            curve(
                 "" if color else "simulated, n = 1000",
-                tuple(at),
-                tuple(float(s.mean @ DIRECTION) for s in samples),
-                tuple(float(np.hypot.reduce(s.mean_error * DIRECTION)) for s in samples),
+                at,
+                [s.mean @ DIRECTION for s in samples],
+                [np.hypot.reduce(s.mean_error * DIRECTION) for s in samples],
                 color,
             )
         )
@@ -178,12 +171,9 @@ def _limit(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
         logy=False,
     )
     parts = (
-        Part("mean output of eight laws, to order n^-2", Comparison.from_rows(outputs)),
-        Part(
-            "softmax is not linear attention for seven of them",
-            Comparison.from_rows(deviations),
-        ),
-        Part("variance of the output, leading order", Comparison.from_rows(variances), 1.06),
+        Part.of("mean output of eight laws, to order n^-2", outputs),
+        Part.of("softmax is not linear attention for seven of them", deviations),
+        Part.of("variance of the output, leading order", variances, 1.06),
     )
     return parts, figure
 
@@ -246,7 +236,7 @@ def averaged_rows(effort: Effort) -> Iterable[Row]:
         )
 
 
-def _output_concentration(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _output_concentration(effort: Effort, progress: Progress) -> Result:
     progress("simulating prompts", 0.0)
     errors, averaged = list(error_rows(effort)), list(averaged_rows(effort))
     progress("exponents of very long prompts", 0.4)
@@ -267,136 +257,31 @@ def _output_concentration(effort: Effort, progress: Progress) -> tuple[tuple[Par
         GAUSSIAN, scaled_dual(1.5), lengths, prompts=max(effort.prompts // 20, 500), seed=1
     )
     parts = (
-        Part("mean squared error at every n, simulated", Comparison.from_rows(errors)),
-        Part("averaged over queries, simulated", Comparison.from_rows(averaged)),
-        Part("exponents kappa(tau)", Comparison.from_rows(exponents)),
-        Part("the published bound at prompt length 1", Comparison.from_rows(degenerate)),
+        Part.of("mean squared error at every n, simulated", errors),
+        Part.of("averaged over queries, simulated", averaged),
+        Part.of("exponents kappa(tau)", exponents),
+        Part.of("the published bound at prompt length 1", degenerate),
     )
     return parts, figure
 
-
-def simulated_gradient_error(
-    law: Any, query: np.ndarray, U: np.ndarray, value: np.ndarray, n: int, prompts: int, seed: int
-) -> tuple[Estimate, Estimate]:
-    """E |grad T_n - grad T_inf|^2 of one output in V and in U, by the closed gradients of prompts."""
-    one = np.ones(1)
-    limit = numeric.output_gradients(law, query, one, value, U=U)
-
-    def draw(name: str) -> Any:
-        def squared(rng: np.random.Generator, size: int) -> np.ndarray:
-            tokens = numeric.sample_tokens(law, (size, n), rng)
-            found = numeric.output_gradients(tokens, query, one, value, U=U)
-            return np.sum((found[name] - limit[name]) ** 2, axis=(-2, -1))
-
-        return squared
-
-    floats = n * (3 * law.dim + 4)
-    return tuple(  # type: ignore[return-value]
-        stream(draw(name), floats, prompts=prompts, seed=seed + i) for i, name in enumerate("VU")
-    )
-
-
-def gradient_rows(effort: Effort) -> tuple[list[Row], list[Row], Figure]:
-    """Errors of the gradients in V and U at several n, and the exponent of their decay."""
-    query, value = np.array([1.0, 0.5]), np.array([[1.0, -0.5]])
-    lengths = (250, 1000, 4000)
-    rows, exponents, shown = [], [], {"V": [], "U": []}
-    constants = {}
-    for name, law in (("Gaussian", GAUSSIAN), ("Rademacher", icl.Rademacher(2))):
-        U = np.array([[0.4, 0.1], [0.0, 0.5]])
-        u = U @ query
-        limits = {
-            "V": float(np.trace(numeric.leading_covariance(law, u))),
-            "U": gradient_constant(law, u, query, value),
-        }
-        found: dict[str, list[Estimate]] = {"V": [], "U": []}
-        for n in lengths:
-            prompts = int(30 * effort.prompts / math.sqrt(n))
-            both = simulated_gradient_error(law, query, U, value, n, prompts, seed=n)
-            for block, sample in zip("VU", both, strict=True):
-                found[block].append(sample)
-        rho = float(numeric.weight_moment(law, u))
-        for block in "VU":
-            n, sample = lengths[-1], found[block][-1]
-            rows.append(
-                compare(
-                    {"law": name, "gradient in": block, "quantity": f"n E |error|^2, n = {n}"},
-                    limits[block],
-                    n * sample.value,
-                    n * sample.standard_error,
-                    12 * rho**2 / n,
-                    required=0.12,
-                )
-            )
-            # Slope between the shortest and the longest prompt; its error from the two samples.
-            first, last = found[block][0], found[block][-1]
-            span = math.log(lengths[-1] / lengths[0])
-            exponents.append(
-                compare(
-                    {"law": name, "gradient in": block, "quantity": "exponent of n, 250 to 4000"},
-                    1.0,
-                    math.log(first.value / last.value) / span,
-                    math.hypot(first.relative_error, last.relative_error) / span,
-                    20 * rho**2 / lengths[0] / span,
-                    required=0.12,
-                )
-            )
-            if name == "Gaussian":
-                shown[block], constants[block] = found[block], limits[block]
-    grid = np.geomspace(lengths[0] / 2, lengths[-1] * 2, 20)
-    figure = Figure(
-        "Gradients of a finite prompt",
-        "prompt length n",
-        "E |gradient - limit|^2",
-        "Derivatives of one output in V and in U at a fixed query, Gaussian tokens: leading law of order "
-        "1/n (lines) and simulated prompts (points, one standard error).",
-        tuple(
-            Series(f"in {block}, leading law", tuple(grid), tuple(c / grid), color=i)
-            for i, (block, c) in enumerate(constants.items())
-        ),
-        tuple(
-            Series(
-                f"in {block}, simulated",
-                tuple(float(n) for n in lengths),
-                tuple(s.value for s in samples),
-                tuple(s.standard_error for s in samples),
-                i,
-            )
-            for i, (block, samples) in enumerate(shown.items())
-        ),
-    )
-    return rows, exponents, figure
-
-
-def _gradient_concentration(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
-    progress("simulating gradients of prompts", 0.0)
-    rows, exponents, figure = gradient_rows(effort)
-    parts = (
-        Part("errors of the gradients, leading order", Comparison.from_rows(rows), 1.06),
-        Part("exponents at a fixed query", Comparison.from_rows(exponents), 1.09),
-    )
-    return parts, figure
-
-
-_claim = partial(Claim, paper="largeprompt")
 
 register(
-    _claim(
+    largeprompt_claim(
         id="largeprompt-limit",
         source=BOURSIER.at("Lemma 2.1"),
         title="The infinite-prompt limit",
         statement="With a long prompt softmax attention reads the gradient of the tokens' cumulant "
         "generating function; for Gaussian tokens, and for no other law, this is linear attention.",
         formulas=lambda: (
-            icl.limit_output(LAWS["Gaussian"], _symbols()),
-            icl.limit_output(LAWS["Rademacher"], _symbols()),
-            icl.leading_covariance(icl.Rademacher(1), _symbols()[:1]),
+            icl.limit_output(LAWS["Gaussian"], U_SYMBOLS),
+            icl.limit_output(LAWS["Rademacher"], U_SYMBOLS),
+            icl.leading_covariance(icl.Rademacher(1), U_SYMBOLS[:1]),
         ),
         experiment=_limit,
     )
 )
 register(
-    _claim(
+    largeprompt_claim(
         id="largeprompt-output-concentration",
         source=BOURSIER.at("Proposition 3.1"),
         title="Concentration of the output",
@@ -407,22 +292,3 @@ register(
         experiment=_output_concentration,
     )
 )
-register(
-    _claim(
-        id="largeprompt-gradient-concentration",
-        source=BOURSIER.at("Proposition 3.4"),
-        title="Concentration of the gradients",
-        statement="The derivatives of the output in the value matrix and in the merged key-query matrix "
-        "approach their limits at the same rates as the output.",
-        formulas=lambda: tuple(
-            icl.leading_gradient_error(icl.Gaussian([0], [[1]]), _symbols()[:1], [1]).values()
-        ),
-        experiment=_gradient_concentration,
-    )
-)
-
-
-def _symbols() -> Any:
-    import sympy as sp
-
-    return sp.symbols("u1:4", real=True)

@@ -16,8 +16,9 @@ import numpy as np
 
 import icltheory as icl
 from numeric.arrays import task_arrays
-from numeric.claims.base import Effort, estimate_row
+from numeric.claims.base import Effort
 from numeric.claims.head_experiments import TRAINED, signed
+from numeric.claims.rows import estimate_row
 from numeric.compare import Row, compare
 from numeric.montecarlo import Estimate, stream
 from numeric.samplers import prompt_floats, sample_prompts

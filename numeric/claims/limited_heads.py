@@ -7,7 +7,7 @@ unlimited heads (the question is that of Cui et al., arXiv 2401.17426).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -87,22 +87,37 @@ def best_block_heads(
     With signs that add up to 0 the optimum is at k -> 0, where values diverge; the risk at the
     smallest k is within 0.2 % of it for the dimensions used here.
     """
+    return _best_heads(lambda k, v: block_heads_risk(task, dims, signs, n, k, v), 1.0, 3.0)
 
-    def best(k: float) -> tuple[float, float]:
-        # risk = 1 - 2 b x + m x^2 at the value v = x/k.
-        one, two = (block_heads_risk(task, dims, signs, n, k, x / k) for x in (1.0, 2.0))
-        m = (two - 2 * one + 1) / 2
-        b = (m + 1 - one) / 2
-        return 1 - b**2 / m, b / m / k
 
+def best_scale(
+    best: Callable[[float], tuple[float, float]], low: float, high: float, accuracy: float
+) -> tuple[float, float, float]:
+    """(risk, k, v) where `best`, the risk and the value v at a scale k, has its least risk."""
     found = optimize.minimize_scalar(
         lambda x: best(math.exp(x))[0],
-        bounds=(math.log(0.02), math.log(3.0)),
+        bounds=(math.log(low), math.log(high)),
         method="bounded",
-        options={"xatol": 1e-4},
+        options={"xatol": accuracy},
     )
     k = math.exp(found.x)
-    return best(k)[0], k, best(k)[1]
+    risk, value = best(k)
+    return risk, k, value
+
+
+def _best_heads(
+    risk: Callable[[float, float], float], signal: float, largest: float
+) -> tuple[float, float, float]:
+    """(risk, k, v) of the best heads, k from 0.02 to `largest`; risk(k, v) is quadratic in v."""
+
+    def best(k: float) -> tuple[float, float]:
+        # risk = signal - 2 b x + m x^2 at the value v = x/k.
+        one, two = (risk(k, x / k) for x in (1.0, 2.0))
+        m = (two - 2 * one + signal) / 2
+        b = (m + signal - one) / 2
+        return signal - b**2 / m, b / m / k
+
+    return best_scale(best, 0.02, largest, 1e-4)
 
 
 def low_rank_risk(task: icl.LinearRegression, rank: int, n: int) -> float:
@@ -147,22 +162,7 @@ def scalar_pair(task: icl.LinearRegression, n: int) -> tuple[float, float]:
 @lru_cache(maxsize=64)
 def scalar_head(task: icl.LinearRegression, n: int) -> tuple[float, float, float]:
     """(risk, k, v) of the best single head of scores k I."""
-
-    def best(k: float) -> tuple[float, float]:
-        signal = task_arrays(task).signal
-        one, two = (block_risk(task, k, x / k, n) for x in (1.0, 2.0))
-        m = (two - 2 * one + signal) / 2
-        b = (m + signal - one) / 2
-        return signal - b**2 / m, b / m / k
-
-    found = optimize.minimize_scalar(
-        lambda x: best(math.exp(x))[0],
-        bounds=(math.log(0.02), math.log(1.5)),
-        method="bounded",
-        options={"xatol": 1e-4},
-    )
-    k = math.exp(found.x)
-    return best(k)[0], k, best(k)[1]
+    return _best_heads(lambda k, v: block_risk(task, k, v, n), task_arrays(task).signal, 1.5)
 
 
 def free_pair(task: icl.LinearRegression, n: int) -> float:

@@ -9,33 +9,31 @@ large n, against simulation of the real softmax layer, and against trained model
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 
 import icltheory as icl
-from icltheory.attention import Attention
-from icltheory.formula import CUI, Formula
-from icltheory.symbols import d, noise_var
 from numeric.claims import head_experiments as study
-from numeric.claims.base import Claim, Effort, Part, Progress, points, register
+from numeric.claims.base import Effort, Part, Progress, Result, register
 from numeric.claims.head_experiments import (
     BASE,
     COLOURS,
     CORRELATED,
     DIM,
+    GENERAL,
     MATCHED,
     NOISES,
     ONE,
     TRAINED,
     TWO,
+    multihead_claim,
 )
-from numeric.compare import Comparison, compare
-from numeric.plot import Figure, Series
+from numeric.claims.rows import curve, limit_row, points
+from numeric.plot import Figure
 from numeric.risk import exact_risk, optimal_risk
 
 
-def _single_head(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _single_head(effort: Effort, progress: Progress) -> Result:
     progress("quadrature", 0.0)
     exact = [
         row for row in study.quadrature_rows(BASE, {}) if "one head" in row.setting["quantity"]
@@ -46,14 +44,7 @@ def _single_head(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
         - math.log10(exact_risk(BASE, ONE, n, score_scale=k, value_scale=1 / k))
         for n in (1e5, 1e6)
     ]
-    exact.append(
-        compare(
-            {"quantity": "exponent of n between n = 1e6 and 1e7"},
-            -1.0,
-            slopes[1],
-            abs(slopes[1] - slopes[0]),
-        )
-    )
+    exact.append(limit_row({"quantity": "exponent of n between n = 1e6 and 1e7"}, -1.0, *slopes))
     exact += [
         row for row in study.query_rows(BASE, effort, {}) if "one head" in row.setting["quantity"]
     ]
@@ -73,7 +64,7 @@ def _single_head(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
     return study.standard_parts(exact, layer, models), figure
 
 
-def _several_heads(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _several_heads(effort: Effort, progress: Progress) -> Result:
     progress("quadrature", 0.0)
     exact = [
         row for row in study.quadrature_rows(BASE, {}) if "two heads" in row.setting["quantity"]
@@ -98,7 +89,7 @@ def _several_heads(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...]
     return study.standard_parts(exact, layer, models), figure
 
 
-def _advantage(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _advantage(effort: Effort, progress: Progress) -> Result:
     progress("quadrature", 0.0)
     factor = study.gain(BASE)
     exact = [study.gain_row(BASE, {})]
@@ -143,11 +134,11 @@ def _advantage(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fi
     parts = study.standard_parts(exact, layer, models)
     return (
         *parts,
-        Part("second basin: values started with the same sign", Comparison.from_rows(same), 1.3),
+        Part.of("second basin: values started with the same sign", same, 1.3),
     ), figure
 
 
-def _noisy_labels(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _noisy_labels(effort: Effort, progress: Progress) -> Result:
     exact, layer, models, lines, measured = [], [], [], [], []
     n = effort.compared_lengths[-1]
     for i, noise in enumerate(NOISES):
@@ -168,11 +159,8 @@ def _noisy_labels(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...],
             for x in noises
         ]
         lines.append(
-            Series(
-                f"{name}, predicted",
-                tuple(map(float, noises)),
-                tuple(float(r.risk) for r in values),
-                color=COLOURS[name],
+            curve(
+                f"{name}, predicted", noises, [float(r.risk) for r in values], color=COLOURS[name]
             )
         )
         measured.append(points(f"{name}, trained", models[index::2], "noise_var", COLOURS[name]))
@@ -190,7 +178,7 @@ def _noisy_labels(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...],
     return study.standard_parts(exact, layer, models), figure
 
 
-def _correlated_features(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _correlated_features(effort: Effort, progress: Progress) -> Result:
     progress("quadrature", 0.0)
     exact = list(study.quadrature_rows(CORRELATED, {}))
     exact += study.query_rows(CORRELATED, effort, {})
@@ -216,9 +204,9 @@ def _correlated_features(effort: Effort, progress: Progress) -> tuple[tuple[Part
         [
             points("one head, trained", models[:1], "n", COLOURS["one head"]),
             points("two heads, trained", models[1:], "n", COLOURS["two heads"]),
-            Series(
+            curve(
                 "one head, coefficients N(0, I/d)",
-                (float(n),),
+                (n,),
                 (free.value / float(CORRELATED.signal),),
                 (free.standard_error / float(CORRELATED.signal),),
                 COLOURS["same sign"],
@@ -228,59 +216,47 @@ def _correlated_features(effort: Effort, progress: Progress) -> tuple[tuple[Part
     return study.standard_parts(exact, layer, models), figure
 
 
-def _general(attention: Attention) -> Formula:
-    return icl.optimal_loss_constant(icl.LinearRegression(dim=d, noise_var=noise_var), attention)
-
-
-_claim = partial(Claim, paper="multihead", source=CUI)
-
 register(
-    _claim(
+    multihead_claim(
         id="multihead-single-head",
         title="One head has risk of order 1/n",
         statement="The risk of one softmax head decays like 1/n, with a constant that has a finite "
         "optimal score scale.",
-        formulas=lambda: (
-            icl.loss_constant(icl.LinearRegression(dim=d, noise_var=noise_var), ONE),
-            _general(ONE),
-        ),
+        formulas=lambda: (icl.loss_constant(GENERAL, ONE), icl.optimal_loss_constant(GENERAL, ONE)),
         experiment=_single_head,
     )
 )
 register(
-    _claim(
+    multihead_claim(
         id="multihead-several-heads",
         title="Several heads have a smaller constant",
         statement="Two heads reach the constant (1 + noise) d + 1 of linear attention, as an infimum for "
         "small opposite scores. By the derivation no number of heads does better at this order.",
-        formulas=lambda: (
-            icl.loss_constant(icl.LinearRegression(dim=d, noise_var=noise_var), TWO),
-            _general(TWO),
-        ),
+        formulas=lambda: (icl.loss_constant(GENERAL, TWO), icl.optimal_loss_constant(GENERAL, TWO)),
         experiment=_several_heads,
     )
 )
 register(
-    _claim(
+    multihead_claim(
         id="multihead-advantage",
         title="One head is worse by the predicted factor",
         statement="The ratio of the two optimal constants is the factor by which one head needs more "
         "examples; it tends to e for large dimension.",
-        formulas=lambda: (icl.multihead_gain(icl.LinearRegression(dim=d, noise_var=noise_var)),),
+        formulas=lambda: (icl.multihead_gain(GENERAL),),
         experiment=_advantage,
     )
 )
 register(
-    _claim(
+    multihead_claim(
         id="multihead-noisy-labels",
         title="Noisy labels",
         statement="With label noise both constants grow, and the advantage of several heads grows.",
-        formulas=lambda: (_general(ONE), _general(TWO)),
+        formulas=lambda: tuple(icl.optimal_loss_constant(GENERAL, x) for x in (ONE, TWO)),
         experiment=_noisy_labels,
     )
 )
 register(
-    _claim(
+    multihead_claim(
         id="multihead-correlated-features",
         title="Correlated features",
         statement="With correlated features and scores proportional to the inverse covariance, the "

@@ -18,12 +18,11 @@ import sympy as sp
 
 import icltheory as icl
 from icltheory.attention import Attention
-from icltheory.formula import CUI
 from icltheory.symbols import d, kappa, n
 from numeric.architecture_map import architecture_map
 from numeric.bayes import bayes_risk, eigenvalue_average
 from numeric.claims import head_experiments as study
-from numeric.claims.base import Claim, Effort, Part, Progress, estimate_row, points, register
+from numeric.claims.base import Effort, Part, Progress, Result, register
 from numeric.claims.head_experiments import (
     COLOURS,
     DIM,
@@ -32,11 +31,12 @@ from numeric.claims.head_experiments import (
     ONE,
     SMALL,
     TWO,
-    limit_row,
+    multihead_claim,
 )
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.rows import curve, estimate_row, limit_row, points
+from numeric.compare import Row, compare
 from numeric.montecarlo import monte_carlo_risk
-from numeric.plot import Figure, Series
+from numeric.plot import Figure
 from numeric.risk import optimal_risk
 from numeric.validate import measure_risk
 
@@ -160,7 +160,7 @@ def baseline_rows(lengths: Iterable[int], effort: Effort) -> Iterable[Row]:
             yield estimate_row({"n": length, "predictor": name}, exact, estimate)
 
 
-def _baselines(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _baselines(effort: Effort, progress: Progress) -> Result:
     progress("exact averages", 0.0)
     exact = list(baseline_formula_rows())
     progress("simulation", 0.2)
@@ -180,15 +180,15 @@ def _baselines(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fi
         f"Exact risks at label noise {NOISE}, d = 5 (lines), and the predictors on simulated prompts "
         "(points, one standard error). Two heads lie one example behind linear attention; the ridge "
         f"predictor keeps a factor that tends to {bayes_gap():.2f} over any number of heads.",
-        [Series(x, grid, tuple(map(float, y)), (), colours[x]) for x, y in curves.items()],
+        [curve(x, grid, y, (), colours[x]) for x, y in curves.items()],
         [
             points("", [r for r in simulated if r.setting["predictor"] == x], "n", colours[x])
             for x in curves
         ],
     )
     parts = (
-        Part("closed forms against exact averages", Comparison.from_rows(exact)),
-        Part("simulated predictors", Comparison.from_rows(simulated)),
+        Part.of("closed forms against exact averages", exact),
+        Part.of("simulated predictors", simulated),
     )
     return parts, figure
 
@@ -275,7 +275,7 @@ def proportional_layer_rows(effort: Effort) -> Iterable[Row]:
         yield estimate_row({"layer": name, "d": 1000, "n": length}, limit, estimate, 0.003)
 
 
-def _proportional(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _proportional(effort: Effort, progress: Progress) -> Result:
     progress("quadrature", 0.0)
     exact = list(proportional_rows())
     progress("simulation", 0.4)
@@ -284,7 +284,7 @@ def _proportional(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...],
     lines, marks = [], []
     for name, attention in (("one head", ONE), ("two heads", TWO)):
         limit = [proportional_optimum(attention, float(x)) for x in grid]
-        lines.append(Series(f"{name}, limit", tuple(grid), tuple(limit), (), COLOURS[name]))
+        lines.append(curve(f"{name}, limit", grid, limit, (), COLOURS[name]))
         rows = []
         for ratio in (0.05, 0.2, 1.0, 4.0):
             length = int(200 / ratio)
@@ -313,18 +313,16 @@ def _proportional(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...],
         logy=False,
     )
     parts = (
-        Part("limits against exact risks at n = 8000", Comparison.from_rows(exact)),
-        Part("simulated layers", Comparison.from_rows(layers)),
+        Part.of("limits against exact risks at n = 8000", exact),
+        Part.of("simulated layers", layers),
     )
     return parts, figure
 
 
 # -- the claims ------------------------------------------------------------------------------------
 
-_claim = partial(Claim, paper="multihead", source=CUI)
-
 register(
-    _claim(
+    multihead_claim(
         id="multihead-baselines",
         title="Linear attention, least squares and the Bayes predictor",
         statement="The constant of several heads is that of linear attention; in small scores they "
@@ -340,7 +338,7 @@ register(
     )
 )
 register(
-    _claim(
+    multihead_claim(
         id="multihead-proportional",
         title="Prompts as long as the dimension",
         statement="With d/n fixed, several heads are worth exactly e times as many examples as one "

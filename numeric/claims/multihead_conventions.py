@@ -16,21 +16,16 @@ import sympy as sp
 
 import icltheory as icl
 from icltheory.attention import Attention
-from icltheory.formula import CUI, Formula
+from icltheory.formula import Formula
 from icltheory.symbols import a, d, gamma, k, n, v
 from numeric.bayes import eigenvalue_average
-from numeric.claims.base import Claim, Effort, Part, Progress, estimate_row, points, register
-from numeric.claims.head_experiments import (
-    DIM,
-    GENERAL,
-    LINEAR,
-    ONE,
-    limit_row,
-)
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.base import Effort, Part, Progress, Result, register
+from numeric.claims.head_experiments import DIM, GENERAL, LINEAR, ONE, multihead_claim
+from numeric.claims.rows import curve, estimate_row, limit_row, points
+from numeric.compare import Row, compare
 from numeric.conventions import approximation_error
 from numeric.montecarlo import Estimate, monte_carlo_risk
-from numeric.plot import Figure, Series
+from numeric.plot import Figure
 from numeric.risk import exact_risk, optimal_risk
 from numeric.validate import measure_risk
 
@@ -199,7 +194,7 @@ def approximation_rows(effort: Effort) -> Iterable[Row]:
         yield compare(setting, predicted, quotient, error)
 
 
-def _conventions(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _conventions(effort: Effort, progress: Progress) -> Result:
     progress("conversions", 0.0)
     exact = list(conversion_rows())
     progress("simulation", 0.3)
@@ -211,7 +206,7 @@ def _conventions(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
         lengths = np.unique(np.round(np.geomspace(2 * dim, 1e5, 30)))
         score, value = approximate_optimum(dim, lengths)
         error = approximation_error(icl.LinearRegression(dim=dim), ONE, lengths, score, value)
-        lines.append(Series(f"d = {dim}", tuple(lengths), tuple(1 + error), (), color))
+        lines.append(curve(f"d = {dim}", lengths, 1 + error, (), color))
         rows = [row for row in approximate if row.setting["d"] == dim]
         marks.append(points("", rows, "n", color))
     figure = Figure(
@@ -226,19 +221,17 @@ def _conventions(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
         logy=False,
     )
     parts = (
-        Part("conversions both ways, exact", Comparison.from_rows(exact)),
-        Part("layers and losses as the papers write them", Comparison.from_rows(written)),
-        Part("the approximate loss against simulated layers", Comparison.from_rows(approximate)),
+        Part.of("conversions both ways, exact", exact),
+        Part.of("layers and losses as the papers write them", written),
+        Part.of("the approximate loss against simulated layers", approximate),
     )
     return parts, figure
 
 
 # -- the claims ------------------------------------------------------------------------------------
 
-_claim = partial(Claim, paper="multihead", source=CUI)
-
 register(
-    _claim(
+    multihead_claim(
         id="multihead-conventions",
         title="Conventions of other papers",
         statement="Losses and parameters of other papers are conversions of ours, in both directions. "

@@ -6,29 +6,24 @@ and held against exact finite prompts, the real softmax layer, and trained model
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import sympy as sp
 from scipy import optimize
 
 import icltheory as icl
 import numeric
-from icltheory.formula import CUI
 from numeric.claims import head_experiments as study
 from numeric.claims import scenario_experiments as scenarios
-from numeric.claims.base import Claim, Effort, Progress, points, register
-from numeric.claims.head_experiments import ONE, TRAINED, TWO
+from numeric.claims.base import Effort, Progress, Result, register
+from numeric.claims.head_experiments import ONE, TRAINED, TWO, multihead_claim
+from numeric.claims.rows import line, points
 from numeric.claims.scenario_experiments import (
     GRID,
     READ,
-    SCALAR,
     SPREADS,
     N,
-    Result,
     Tested,
     best_risk,
-    curve,
     heads,
     layer_row,
     local,
@@ -79,26 +74,10 @@ def _exceptions(effort: Effort, progress: Progress) -> Result:
             options={"head_width": BLOCKS[0], "values": "same"},
         ),
         *(
-            Tested.own(
-                "local examples, d = 20",
-                WIDE,
-                N,
-                optimal_risk(WIDE, heads(count, {}), N).risk,
-                heads=count,
-                options=SCALAR,
-                value=1.0 if count == 1 else 4.0,
-                prompts=1,
-            )
-            for count in (1, 2)
+            Tested.scalar("local examples, d = 20", WIDE, N, count, {}, value=value, prompts=1)
+            for count, value in ((1, 1.0), (2, 4.0))
         ),
-        Tested.own(
-            f"tight prior, n omega^2 = {spread}",
-            task,
-            N,
-            optimal_risk(task, heads(2, READ), N).risk,
-            heads=2,
-            options={**SCALAR, **READ},
-        ),
+        Tested.scalar(f"tight prior, n omega^2 = {spread}", task, N, 2, READ),
     ]
     rows = scenarios.trained_rows(layers, effort)
     ratios = [
@@ -216,8 +195,8 @@ def _exceptions_figure(ratios: list[Row]) -> Figure:
         "one full head against two blocks with values of one sign, which are worse; local examples in "
         "d = 20, where there is nothing to gain.",
         (
-            curve("full width", 6, GRID, lambda n: best_risk(FOUR, 1, n) / best_risk(FOUR, 2, n)),
-            curve(
+            line("full width", 6, GRID, lambda n: best_risk(FOUR, 1, n) / best_risk(FOUR, 2, n)),
+            line(
                 "embedding below d",
                 0,
                 GRID,
@@ -226,10 +205,8 @@ def _exceptions_figure(ratios: list[Row]) -> Figure:
                     / scenarios.limited_risk(FOUR, RANK, 2, n)
                 ),
             ),
-            curve("blocks of one sign", 1, GRID, lambda n: best_risk(FOUR, 1, n) / _same_sign(n)),
-            curve(
-                "local, d = 20", 2, GRID, lambda n: best_risk(WIDE, 1, n) / best_risk(WIDE, 2, n)
-            ),
+            line("blocks of one sign", 1, GRID, lambda n: best_risk(FOUR, 1, n) / _same_sign(n)),
+            line("local, d = 20", 2, GRID, lambda n: best_risk(WIDE, 1, n) / best_risk(WIDE, 2, n)),
         ),
         tuple(
             points(f"{name}, trained", [row], "n", color)
@@ -241,11 +218,8 @@ def _exceptions_figure(ratios: list[Row]) -> Figure:
     )
 
 
-_claim = partial(Claim, paper="multihead", source=CUI)
-
-
 register(
-    _claim(
+    multihead_claim(
         id="multihead-exceptions",
         title="Several heads are in general preferred, with exceptions",
         statement="Several heads do not help where the embedding is narrower than the features, where "

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy import optimize
 
 import icltheory as icl
-from icltheory.formula import CUI
 from icltheory.symbols import k, n
 from numeric.claims import head_experiments as study
-from numeric.claims.base import Claim, Effort, Part, Progress, estimate_row, register
+from numeric.claims.base import Effort, Progress, Result, register
 from numeric.claims.head_experiments import (
     BASE,
     DIM,
@@ -27,11 +25,12 @@ from numeric.claims.head_experiments import (
     SMALL,
     TRAINED,
     TWO,
-    limit_row,
+    multihead_claim,
 )
+from numeric.claims.rows import curve, estimate_row, limit_row
 from numeric.compare import Row
 from numeric.montecarlo import Estimate
-from numeric.plot import Figure, Series
+from numeric.plot import Figure
 from numeric.product_features import best_product_head, exact_product_risk, product_expansion
 from numeric.product_simulation import simulate_product_risk
 from numeric.risk import optimal_risk
@@ -151,7 +150,7 @@ def trained_product_rows(effort: Effort) -> Iterable[Row]:
         yield estimate_row(setting, best, estimate, TRAINED)
 
 
-def _product_features(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _product_features(effort: Effort, progress: Progress) -> Result:
     progress("quadrature", 0.0)
     exact = list(product_rows())
     progress("simulation", 0.3)
@@ -168,10 +167,7 @@ def _product_features(effort: Effort, progress: Progress) -> tuple[tuple[Part, .
         ("two heads", [float(two.subs(n=int(m))) for m in lengths], 1),
         ("one head, Gaussian features", optimal_risk(SCALAR, ONE, lengths).risk, 6),
     )
-    lines = [
-        Series(label, grid, tuple(map(float, np.asarray(y) * lengths)), (), color)
-        for label, y, color in curves
-    ]
+    lines = [curve(label, grid, np.asarray(y) * lengths, (), color) for label, y, color in curves]
     shown = [row for row in layers if row.setting["d"] == 1]
     figure = Figure(
         "Features that are not Gaussian cost one head its rate",
@@ -191,10 +187,8 @@ def _product_features(effort: Effort, progress: Progress) -> tuple[tuple[Part, .
 
 # -- the claims ------------------------------------------------------------------------------------
 
-_claim = partial(Claim, paper="multihead", source=CUI)
-
 register(
-    _claim(
+    multihead_claim(
         id="multihead-product-features",
         title="Features that are not Gaussian",
         statement="On features with independent, symmetric coordinates that are not Gaussian the best "

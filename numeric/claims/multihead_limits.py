@@ -8,23 +8,24 @@ correlated features. What is predicted is derived here (`numeric.claims.limited_
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import numpy as np
 
 import icltheory as icl
-from icltheory.formula import CUI, Formula
+from icltheory.formula import Formula
 from numeric.block_optimum import optimal_block_risk
 from numeric.claims import head_experiments as study
 from numeric.claims import layer_training as training
 from numeric.claims import limited_heads as limited
-from numeric.claims.base import Claim, Effort, Part, Progress, estimate_row, points, register
-from numeric.claims.head_experiments import CORRELATED, GENERAL, ONE, TWO
+from numeric.claims.base import Effort, Part, Progress, Result, register
+from numeric.claims.head_experiments import CORRELATED, GENERAL, ONE, TWO, multihead_claim
 from numeric.claims.layer_training import CONTROL, FAR, NEAR, Layer
-from numeric.compare import Comparison, Row
+from numeric.claims.rows import curve, estimate_row, limit_row, points
+from numeric.compare import Row
 from numeric.montecarlo import monte_carlo_risk
-from numeric.plot import Figure, Series
+from numeric.plot import Figure
 from numeric.risk import optimal_risk
 
 # -- embedding dimension ---------------------------------------------------------------------------
@@ -34,6 +35,11 @@ _BLOCKS = icl.LinearRegression(dim=_BLOCK_DIM)
 # Opposite blocks are best at k -> 0 with values that diverge: at d = 4 the constant of size-4 values
 # is 8 % above the infimum, that of size-16 values below 1 %.
 _LARGE_VALUES = 16.0
+
+
+def _lengths(effort: Effort) -> tuple[int, ...]:
+    """Prompt lengths of the trained layers."""
+    return (20, 40, 80, 160) if effort.name == "full" else (20, 80)
 
 
 def limited_prediction(layer: Layer) -> float:
@@ -50,59 +56,46 @@ def limited_prediction(layer: Layer) -> float:
     return limited.low_rank_risk(layer.task, layer.width * layer.heads, layer.n)
 
 
-def _embedding(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _embedding(effort: Effort, progress: Progress) -> Result:
     progress("constants", 0.0)
     exact = list(_width_rows())
     progress("simulation of the layer", 0.1)
     layer_rows = list(_block_layer_rows(effort))
-    lengths = (20, 80) if effort.name != "full" else (20, 40, 80, 160)
     half, whole = _BLOCK_DIM // 4, _BLOCK_DIM // 2
     kinds = {
-        "width d/2, opposite signs": partial(Layer, width=half, value_size=_LARGE_VALUES),
-        "width d, opposite signs": partial(Layer, width=whole, value_size=_LARGE_VALUES),
-        "width 2d, opposite signs": partial(Layer, width=_BLOCK_DIM),
-        "width d, equal signs": partial(Layer, width=whole, values="same"),
+        "width d/2, opposite signs": partial(Layer, heads=2, width=half, value_size=_LARGE_VALUES),
+        "width d, opposite signs": partial(Layer, heads=2, width=whole, value_size=_LARGE_VALUES),
+        "width 2d, opposite signs": partial(Layer, heads=2, width=_BLOCK_DIM),
+        "width d, equal signs": partial(Layer, heads=2, width=whole, values="same"),
+        "one head of width d": partial(Layer, heads=1, width=_BLOCK_DIM),
     }
     measured: dict[str, list[Row]] = {}
     for i, (name, make) in enumerate(kinds.items()):
-        progress(f"training two heads, {name}", 0.2 + 0.14 * i)
-        measured[name] = _limited_rows(name, [make(_BLOCKS, n, 2) for n in lengths], effort)
-    progress("training one head of width d", 0.8)
-    one = _limited_rows(
-        "one head of width d", [Layer(_BLOCKS, n, 1, width=_BLOCK_DIM) for n in lengths], effort
-    )
+        progress(f"training, {name}", 0.2 + 0.14 * i)
+        layers = [make(task=_BLOCKS, n=n) for n in _lengths(effort)]
+        measured[name] = _limited_rows(name, layers, effort)
     progress("opposite blocks from small values", 0.9)
     infinity = list(_at_infinity(effort))
     parts = (
-        Part("floor and constants, exactly", Comparison.from_rows(exact)),
-        Part("simulation of the real softmax layer", Comparison.from_rows(layer_rows)),
-        Part(
-            "trained layers",
-            Comparison.from_rows([row for rows in measured.values() for row in rows] + one),
-            CONTROL,
-        ),
-        Part(
-            "opposite blocks of finite values, in their exact risk",
-            Comparison.from_rows(infinity),
-            1.08,
-        ),
+        Part.of("floor and constants, exactly", exact),
+        Part.of("simulation of the real softmax layer", layer_rows),
+        Part.of("trained layers", [row for rows in measured.values() for row in rows], CONTROL),
+        Part.of("opposite blocks of finite values, in their exact risk", infinity, 1.08),
     )
-    return parts, _embedding_figure({**measured, "one head of width d": one})
+    return parts, _embedding_figure(measured)
 
 
 def _width_rows() -> Iterable[Row]:
-    """Floors and constants against exact risks at n = 1e8; the error is the change from 1e7."""
+    """Floors and constants against exact risks."""
     task, half, k = _BLOCKS, _BLOCK_DIM // 2, 0.35
     for words, dims, signs in (
         ("two opposite heads", (half // 2, half // 2), (1, -1)),
         ("one head", (half,), (1,)),
     ):
-        near, far = (limited.block_heads_risk(task, dims, signs, n, k, 1 / k) for n in (NEAR, FAR))
-        yield study.limit_row(
-            {"quantity": f"width d/2, {words}, risk at n = 1e8"},
+        yield _far_row(
+            f"width d/2, {words}, risk at n = 1e8",
             limited.rank_floor(task, half),
-            near,
-            far,
+            lambda n, at=(dims, signs): limited.block_heads_risk(task, *at, n, k, 1 / k),
         )
     blocks = (half, half)
     best, at = limited.best_block_constant(task, blocks, (1, 1))
@@ -112,42 +105,39 @@ def _width_rows() -> Iterable[Row]:
         ("opposite signs", (1, -1), 0.1),
     ):
         k = math.sqrt(scale)
-        near, far = (
-            n * limited.block_heads_risk(task, blocks, signs, n, k, 1 / k) for n in (NEAR, FAR)
-        )
-        yield study.limit_row(
-            {"quantity": f"blocks of width d, {words}, t = {scale:.4f}, n * risk at n = 1e8"},
+        yield _far_row(
+            f"blocks of width d, {words}, t = {scale:.4f}, n * risk at n = 1e8",
             limited.block_constant(task, blocks, signs, scale),
-            near,
-            far,
+            lambda n, signs=signs, k=k: (
+                n * limited.block_heads_risk(task, blocks, signs, n, k, 1 / k)
+            ),
         )
-    near, far = (n * limited.low_rank_risk(task, _BLOCK_DIM, n) for n in (NEAR, FAR))
-    yield study.limit_row(
-        {"quantity": "width d, opposite signs, scores to 0, n * risk at n = 1e8"},
+    yield _far_row(
+        "width d, opposite signs, scores to 0, n * risk at n = 1e8",
         study.optimal_constant(task, TWO)[0],
-        near,
-        far,
+        lambda n: n * limited.low_rank_risk(task, _BLOCK_DIM, n),
     )
-    one = study.optimal_constant(task, ONE)[0]
-    near, far = (
-        float(optimal_risk(task, ONE, n).risk)
-        / limited.block_heads_risk(task, blocks, (1, 1), n, math.sqrt(at), 1 / math.sqrt(at))
-        for n in (NEAR, FAR)
+    k = math.sqrt(at)
+    yield _far_row(
+        "one head over blocks of equal signs, risk ratio at n = 1e8 (below 1)",
+        study.optimal_constant(task, ONE)[0] / best,
+        lambda n: (
+            float(optimal_risk(task, ONE, n).risk)
+            / limited.block_heads_risk(task, blocks, (1, 1), n, k, 1 / k)
+        ),
     )
-    yield study.limit_row(
-        {"quantity": "one head over blocks of equal signs, risk ratio at n = 1e8 (below 1)"},
-        one / best,
-        near,
-        far,
-    )
+
+
+def _far_row(quantity: str, prediction: float, value: Callable[[int], float]) -> Row:
+    """A limit against its value at n = 1e8; the error is the change from 1e7."""
+    return limit_row({"quantity": quantity}, prediction, value(NEAR), value(FAR))
 
 
 def _block_layer_rows(effort: Effort) -> Iterable[Row]:
     """The real layer of block matrices, token by token."""
     n, half, quarter, small = 30, _BLOCK_DIM // 2, _BLOCK_DIM // 4, study.SMALL
-    product = n / (
-        n - 1 + study.optimal_constant(_BLOCKS, TWO)[0]
-    )  # sum v k of the best small pair
+    # sum v k of the best small pair
+    product = n / (n - 1 + study.optimal_constant(_BLOCKS, TWO)[0])
     for words, dims, signs, k, v in (
         ("width d, equal signs", (half, half), (1, 1), 0.5, 1.2),
         ("width d, opposite signs", (half, half), (1, -1), 0.5, 1.2),
@@ -158,18 +148,22 @@ def _block_layer_rows(effort: Effort) -> Iterable[Row]:
             if k == small
             else limited.block_heads_risk(_BLOCKS, dims, signs, n, k, v)
         )
-        yield estimate_row(
-            {"n": n, "layer": f"{words}, k = {k}, v = {v:.4g}"},
-            exact,
-            monte_carlo_risk(
-                _BLOCKS,
-                _block_layer(dims, signs, k, v),
-                n,
-                prompts=5 * effort.prompts,
-                seed=n,
-                sampler="plain",
-            ),
-        )
+        words = f"{words}, k = {k}, v = {v:.4g}"
+        yield _layer_row(words, _BLOCKS, _block_layer(dims, signs, k, v), n, exact, effort)
+
+
+def _layer_row(
+    words: str,
+    task: icl.LinearRegression,
+    layer: icl.SoftmaxAttention,
+    n: int,
+    exact: float,
+    effort: Effort,
+) -> Row:
+    """The real softmax layer, token by token, against its exact risk."""
+    prompts = 5 * effort.prompts
+    risk = monte_carlo_risk(task, layer, n, prompts=prompts, seed=n, sampler="plain")
+    return estimate_row({"n": n, "layer": words}, exact, risk)
 
 
 def _block_layer(
@@ -203,13 +197,8 @@ def _at_infinity(effort: Effort) -> Iterable[Row]:
 
     values = np.abs(found.values).mean(1)
     prediction = training.seeds_mean(exact, zip(values, found.products, strict=True))
-    yield training.risk_row(
-        layer,
-        found,
-        prediction,
-        0.02,
-        {"note": f"{prediction / best:.3f} of the infimum, by theory"},
-    )
+    note = f"{prediction / best:.3f} of the infimum, by theory"
+    yield training.risk_row(layer, found, prediction, 0.02, {"note": note})
 
 
 def _embedding_figure(measured: dict[str, list[Row]]) -> Figure:
@@ -230,10 +219,10 @@ def _embedding_figure(measured: dict[str, list[Row]]) -> Figure:
         "enough for opposite signs; heads of equal signs on two blocks are worse than one head. Width 2d "
         "(points) adds nothing visible.",
         tuple(
-            Series(
+            curve(
                 name,
-                tuple(map(float, lengths)),
-                tuple(limited_prediction(make(task=_BLOCKS, n=int(n))) for n in lengths),
+                lengths,
+                [limited_prediction(make(task=_BLOCKS, n=int(n))) for n in lengths],
                 color=colours[name],
             )
             for name, make in layers.items()
@@ -258,12 +247,11 @@ def correlated_prediction(layer: Layer) -> float:
     return limited.free_pair(layer.task, layer.n)
 
 
-def _scalar(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _scalar(effort: Effort, progress: Progress) -> Result:
     progress("floor and exact risks", 0.0)
     exact = list(_floor_rows())
     progress("simulation of the layer", 0.1)
     layer_rows = list(_scalar_layer_rows(effort))
-    lengths = (20, 80) if effort.name != "full" else (20, 40, 80, 160)
     kinds = {
         "one head, scores k I": partial(Layer, heads=1, scalar=True),
         "two heads, scores k I": partial(Layer, heads=2, scalar=True),
@@ -274,7 +262,7 @@ def _scalar(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figur
     slopes: list[Row] = []
     for i, (name, make) in enumerate(kinds.items()):
         progress(f"training {name}", 0.2 + 0.2 * i)
-        layers = [make(task=CORRELATED, n=n) for n in lengths]
+        layers = [make(task=CORRELATED, n=n) for n in _lengths(effort)]
         trained = training.train_layers(layers, effort)
         measured[name] = [
             training.risk_row(layer, found, correlated_prediction(layer), setting={"layer": name})
@@ -293,12 +281,10 @@ def _scalar(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figur
                 for layer, found in zip(layers, trained, strict=True)
             ]
     parts = (
-        Part("the floor, exactly", Comparison.from_rows(exact)),
-        Part("simulation of the real softmax layer", Comparison.from_rows(layer_rows)),
-        Part(
-            "trained layers",
-            Comparison.from_rows([row for rows in measured.values() for row in rows] + slopes),
-            CONTROL,
+        Part.of("the floor, exactly", exact),
+        Part.of("simulation of the real softmax layer", layer_rows),
+        Part.of(
+            "trained layers", [row for rows in measured.values() for row in rows] + slopes, CONTROL
         ),
     )
     return parts, _scalar_figure(kinds, measured)
@@ -306,43 +292,26 @@ def _scalar(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figur
 
 def _floor_rows() -> Iterable[Row]:
     floor, slope = limited.scalar_floor(CORRELATED)
-    pair = [limited.scalar_pair(CORRELATED, n) for n in (NEAR, FAR)]
-    yield study.limit_row(
-        {"quantity": "two heads, scores k I, risk at n = 1e8"},
-        floor,
-        pair[0][0],
-        pair[1][0],
-    )
-    yield study.limit_row(
-        {"quantity": "two heads, scores k I, best sum v k at n = 1e8"},
-        slope,
-        pair[0][1],
-        pair[1][1],
-    )
+    for i, (words, limit) in enumerate((("risk", floor), ("best sum v k", slope))):
+        yield _far_row(
+            f"two heads, scores k I, {words} at n = 1e8",
+            limit,
+            lambda n, i=i: limited.scalar_pair(CORRELATED, n)[i],
+        )
     head = [limited.scalar_head(CORRELATED, n)[0] for n in (10**5, 10**6)]
-    yield study.limit_row(
-        {"quantity": "one head, scores k I, risk at n = 1e6"},
-        floor,
-        head[0],
-        head[1],
-    )
-    for words, values, attention in (
-        (
-            "two heads, free scores",
-            [n * limited.free_pair(CORRELATED, n) for n in (NEAR, FAR)],
-            TWO,
-        ),
+    yield limit_row({"quantity": "one head, scores k I, risk at n = 1e6"}, floor, *head)
+    for words, attention, risk in (
+        ("two heads, free scores", TWO, limited.free_pair),
         (
             "one head, scores along Sigma^{-1}",
-            [n * float(optimal_risk(CORRELATED, ONE, n).risk) for n in (NEAR, FAR)],
             ONE,
+            lambda task, n: float(optimal_risk(task, ONE, n).risk),
         ),
     ):
-        yield study.limit_row(
-            {"quantity": f"{words}, n * risk at n = 1e8: no floor"},
+        yield _far_row(
+            f"{words}, n * risk at n = 1e8: no floor",
             study.optimal_constant(CORRELATED, attention)[0],
-            values[0],
-            values[1],
+            lambda n, risk=risk: n * risk(CORRELATED, n),
         )
 
 
@@ -361,28 +330,22 @@ def _scalar_layer_rows(effort: Effort) -> Iterable[Row]:
         ),
     ):
         heads = icl.SoftmaxAttention(scores=[(s * eye).tolist() for s in scores], values=values)
-        yield estimate_row(
-            {"n": n, "layer": words},
-            prediction,
-            monte_carlo_risk(
-                CORRELATED, heads, n, prompts=5 * effort.prompts, seed=n, sampler="plain"
-            ),
-        )
+        yield _layer_row(words, CORRELATED, heads, n, prediction, effort)
 
 
 def _scalar_figure(kinds: dict[str, partial[Layer]], measured: dict[str, list[Row]]) -> Figure:
     lengths = np.unique(np.round(np.geomspace(15, 400, 6))).astype(int)
     floor = limited.scalar_floor(CORRELATED)[0]
     lines = [
-        Series(
+        curve(
             name,
-            tuple(map(float, lengths)),
-            tuple(correlated_prediction(make(task=CORRELATED, n=int(n))) for n in lengths),
+            lengths,
+            [correlated_prediction(make(task=CORRELATED, n=int(n))) for n in lengths],
             color=i,
         )
         for i, (name, make) in enumerate(kinds.items())
     ]
-    level = Series("floor", (float(lengths[0]), float(lengths[-1])), (floor, floor), color=6)
+    level = curve("floor", (lengths[0], lengths[-1]), (floor, floor), color=6)
     return Figure(
         "Correlated features: scores that do not see the covariance",
         "prompt length n",
@@ -397,8 +360,6 @@ def _scalar_figure(kinds: dict[str, partial[Layer]], measured: dict[str, list[Ro
 
 # -- registration ----------------------------------------------------------------------------------
 
-_claim = partial(Claim, paper="multihead", source=CUI)
-
 
 def _width_formulas() -> tuple[Formula, ...]:
     heads = 2
@@ -411,7 +372,7 @@ def _width_formulas() -> tuple[Formula, ...]:
 
 
 register(
-    _claim(
+    multihead_claim(
         id="multihead-embedding-dimension",
         title="A substantial embedding dimension",
         statement="Heads of total width p below d keep a risk of 1 - p/d. Width d is enough for two heads "
@@ -421,7 +382,7 @@ register(
     )
 )
 register(
-    _claim(
+    multihead_claim(
         id="multihead-scalar-scores",
         title="Scores that do not see the covariance",
         statement="With correlated features, heads whose scores are multiples of x_q.x_i keep a risk "

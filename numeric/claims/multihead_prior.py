@@ -8,7 +8,7 @@ softmax layer, and trained models.
 from __future__ import annotations
 
 import math
-from functools import partial
+from collections.abc import Iterator
 
 import numpy as np
 import sympy as sp
@@ -16,23 +16,21 @@ from scipy import optimize
 
 import icltheory as icl
 import numeric
-from icltheory.formula import CUI, Formula
+from icltheory.formula import Formula
 from icltheory.symbols import share, t
 from numeric.claims import head_experiments as study
 from numeric.claims import scenario_experiments as scenarios
-from numeric.claims.base import Claim, Effort, Progress, points, register
-from numeric.claims.head_experiments import DIM, ONE, SMALL, TWO
+from numeric.claims.base import Effort, Progress, Result, register
+from numeric.claims.head_experiments import DIM, ONE, SMALL, TWO, multihead_claim
+from numeric.claims.rows import curve, line, points
 from numeric.claims.scenario_experiments import (
     BOTH,
     GRID,
     READ,
-    SCALAR,
     SPREADS,
     WORDS,
     N,
-    Result,
     Tested,
-    curve,
     exact_row,
     heads,
     layer_row,
@@ -41,7 +39,7 @@ from numeric.claims.scenario_experiments import (
     tight,
 )
 from numeric.compare import Row
-from numeric.plot import Figure, Series
+from numeric.plot import Figure
 from numeric.risk import exact_risk, given_heads, optimal_risk
 
 # Prior knowledge: theta ~ N(theta_0, omega^2 I/d) with |theta_0| = 1, omega^2 = 1/5.
@@ -59,7 +57,7 @@ SHORT = 20
 
 def _prior(effort: Effort, progress: Progress) -> Result:
     progress("exact risks", 0.0)
-    exact, layer = prior_exact(), []
+    exact, layer = list(prior_exact()), []
     progress("simulation of the layer", 0.2)
     best = optimal_risk(PRIOR, ONE, SHORT)
     for name, numbers, risk in (
@@ -102,9 +100,8 @@ def _prior(effort: Effort, progress: Progress) -> Result:
     return study.standard_parts(exact, layer, rows), _prior_figure(rows)
 
 
-def prior_exact() -> list[Row]:
+def prior_exact() -> Iterator[Row]:
     """Constants, finite prompts and the crossing against exact risks of other derivations."""
-    rows = []
     for name, count, options in (
         ("values y", 1, {}),
         ("values y", 2, {}),
@@ -113,14 +110,12 @@ def prior_exact() -> list[Row]:
         ("skip path, values y + u.x", 2, BOTH),
     ):
         layer = heads(count, options)
-        rows.append(
-            long_prompt_row(
-                f"{WORDS[count]}, {name}, n * risk",
-                icl.optimal_loss_constant(PRIOR, layer),
-                lambda n, layer=layer: (
-                    n * optimal_risk(PRIOR, layer, n, small_scores=layer.heads > 1).risk
-                ),
-            )
+        yield long_prompt_row(
+            f"{WORDS[count]}, {name}, n * risk",
+            icl.optimal_loss_constant(PRIOR, layer),
+            lambda n, layer=layer: (
+                n * optimal_risk(PRIOR, layer, n, small_scores=layer.heads > 1).risk
+            ),
         )
     many = 2 * DIM + 2
     four = icl.prior_heads(PRIOR, 4)
@@ -129,29 +124,24 @@ def prior_exact() -> list[Row]:
         (many, icl.optimal_loss_constant(PRIOR, heads(many, READ))),
     ):
         family = scenarios.at_scale(icl.prior_heads(PRIOR, count), SMALL)
-        rows.append(
-            long_prompt_row(
-                f"{count} matrix heads, values y + u.x, n * risk",
-                constant,
-                lambda n, family=family: n * scenarios.small_score_risk(PRIOR, family, n),
-            )
+        yield long_prompt_row(
+            f"{count} matrix heads, values y + u.x, n * risk",
+            constant,
+            lambda n, family=family: n * scenarios.small_score_risk(PRIOR, family, n),
         )
     for name, options, numbers in (
         ("values y", {}, scenarios.pair(scenarios.pair_slope(PRIOR, SHORT))),
         ("values y + u.x", READ, scenarios.reading_pair(PRIOR, SHORT)),
         ("skip path, values y + u.x", BOTH, scenarios.reduced_layer(PRIOR, 2, SHORT)),
     ):
-        rows.append(
-            exact_row(
-                f"two heads, {name}, risk at n = {SHORT}",
-                icl.optimal_finite_prompt_risk(PRIOR, heads(2, options)).subs(n=SHORT),
-                scenarios.small_score_risk(PRIOR, numbers, SHORT),
-            )
+        yield exact_row(
+            f"two heads, {name}, risk at n = {SHORT}",
+            icl.optimal_finite_prompt_risk(PRIOR, heads(2, options)).subs(n=SHORT),
+            scenarios.small_score_risk(PRIOR, numbers, SHORT),
         )
     predicted = icl.prior_crossing(PRIOR, TWO)
     quantity = "n at which two heads, values y, meet the prior alone"
-    rows.append(exact_row(quantity, predicted, *_measured_crossing(float(predicted))))
-    return rows
+    yield exact_row(quantity, predicted, *_measured_crossing(float(predicted)))
 
 
 def _measured_crossing(near: float) -> tuple[float, float]:
@@ -171,14 +161,7 @@ def _prior_layers() -> list[Tested]:
     moment = task.replaced(coef_cov=task.coef_moment, coef_mean=None)
     centred = icl.optimal_linear_attention(moment)
     layers = [
-        Tested.own(
-            name,
-            task,
-            n,
-            optimal_risk(task, heads(count, options), n).risk,
-            heads=count,
-            options={**SCALAR, **options},
-        )
+        Tested.scalar(name, task, n, count, options)
         for name, count, options in (
             ("values y", 1, {}),
             ("values y", 2, {}),
@@ -187,12 +170,9 @@ def _prior_layers() -> list[Tested]:
             ("skip path, values y + u.x", 2, BOTH),
         )
     ]
-    late = 2 * N  # beyond the crossing with the prior alone
     return [
         *layers,
-        Tested.own(
-            "values y", task, late, optimal_risk(task, TWO, late).risk, heads=2, options=SCALAR
-        ),
+        Tested.scalar("values y", task, 2 * N, 2, {}),  # beyond the crossing with the prior alone
         Tested.own("values y, matrices", task, n, numeric.optimal_block_risk(moment, n).risk),
         # Small opposite scores: centred linear attention, which loses one example to centring.
         Tested.own("values y, matrices", task, n, centred.subs(n=n - 1), heads=2),
@@ -214,10 +194,10 @@ def _prior_figure(rows: list[Row]) -> Figure:
         "scores are scalar; free matrices, in the table, are better before n -> infinity, since they "
         "read the known direction with other weight than the rest.",
         (
-            curve("one head, values y", 0, GRID, lambda n: optimal_risk(PRIOR, one, n).risk),
-            curve("two heads, values y", 1, GRID, lambda n: small_risk(PRIOR, {}, n)),
-            curve("two heads, skip, y + u.x", 2, GRID, lambda n: optimal_risk(PRIOR, both, n).risk),
-            curve("prior alone", 6, (GRID[0], GRID[-1]), lambda n: alone),
+            line("one head, values y", 0, GRID, lambda n: optimal_risk(PRIOR, one, n).risk),
+            line("two heads, values y", 1, GRID, lambda n: small_risk(PRIOR, {}, n)),
+            line("two heads, skip, y + u.x", 2, GRID, lambda n: optimal_risk(PRIOR, both, n).risk),
+            line("prior alone", 6, (GRID[0], GRID[-1]), lambda n: alone),
         ),
         (
             points("one head, trained", rows[:1], "n", 0),
@@ -243,7 +223,7 @@ def _tight_head(spread: float) -> icl.SoftmaxAttention:
 
 def _tight_prior(effort: Effort, progress: Progress) -> Result:
     progress("exact risks", 0.0)
-    exact, layer, layers = tight_prior_exact(), [], []
+    exact, layer, layers = list(tight_prior_exact()), [], []
     progress("simulation of the layer", 0.2)
     for spread in SPREADS:
         label = {"n omega^2": spread}
@@ -261,16 +241,7 @@ def _tight_prior(effort: Effort, progress: Progress) -> Result:
         ]
         task = tight(spread, N)
         for name, options in (("values y + u.x", READ), ("skip path, values y + u.x", BOTH)):
-            layers.append(
-                Tested.own(
-                    f"{name}, n omega^2 = {spread}",
-                    task,
-                    N,
-                    optimal_risk(task, heads(2, options), N).risk,
-                    heads=2,
-                    options={**SCALAR, **options},
-                )
-            )
+            layers.append(Tested.scalar(f"{name}, n omega^2 = {spread}", task, N, 2, options))
     progress("training", 0.4)
     rows = scenarios.trained_rows(layers, effort)
     verdicts = [
@@ -285,21 +256,16 @@ def _tight_prior(effort: Effort, progress: Progress) -> Result:
     return study.standard_parts(exact, layer, rows + verdicts), _tight_figure(rows)
 
 
-def tight_prior_exact() -> list[Row]:
+def tight_prior_exact() -> Iterator[Row]:
     """Constants and thresholds against exact risks in long prompts."""
-    rows = []
     for spread in SPREADS:
         limit, label = tight(spread), {"n omega^2": spread}
         head, best = _tight_head(spread), numeric.optimal_tight_prior(limit, heads(1, READ))
-        rows.append(
-            long_prompt_row(
-                "one head, values y + u.x, n * risk",
-                icl.tight_prior_constant(limit, heads(1, READ)).subs(
-                    {t: best.t, share: best.share}
-                ),
-                lambda n, spread=spread, head=head: n * exact_risk(tight(spread, n), head, n),
-                label=label,
-            )
+        yield long_prompt_row(
+            "one head, values y + u.x, n * risk",
+            icl.tight_prior_constant(limit, heads(1, READ)).subs({t: best.t, share: best.share}),
+            lambda n, spread=spread, head=head: n * exact_risk(tight(spread, n), head, n),
+            label=label,
         )
         for name, options in (
             ("values y", {}),
@@ -307,25 +273,20 @@ def tight_prior_exact() -> list[Row]:
             ("skip path, values y + u.x", BOTH),
         ):
             layer = heads(2, options)
-            rows.append(
-                long_prompt_row(
-                    f"two heads, {name}, n * risk",
-                    icl.optimal_tight_prior_constant(limit, layer),
-                    lambda n, spread=spread, options=options: (
-                        n * small_risk(tight(spread, n), options, n)
-                    ),
-                    label=label,
-                )
+            yield long_prompt_row(
+                f"two heads, {name}, n * risk",
+                icl.optimal_tight_prior_constant(limit, layer),
+                lambda n, spread=spread, options=options: (
+                    n * small_risk(tight(spread, n), options, n)
+                ),
+                label=label,
             )
     for name, options in (("values y", {}), ("values y + u.x", READ)):
-        rows.append(
-            long_prompt_row(
-                f"two heads, {name}: n omega^2 below which the prior alone is better",
-                icl.tight_prior_threshold(tight(1), heads(2, options)),
-                lambda n, options=options: _measured_threshold(options, n),
-            )
+        yield long_prompt_row(
+            f"two heads, {name}: n omega^2 below which the prior alone is better",
+            icl.tight_prior_threshold(tight(1), heads(2, options)),
+            lambda n, options=options: _measured_threshold(options, n),
         )
-    return rows
 
 
 def _measured_threshold(options: dict, n: float) -> float:
@@ -340,7 +301,7 @@ def _measured_threshold(options: dict, n: float) -> float:
 def _tight_figure(rows: list[Row]) -> Figure:
     spreads = np.linspace(1, 10, 10)
     lines = [
-        curve(
+        line(
             f"{label} at n = {N}",
             color,
             spreads,
@@ -351,16 +312,16 @@ def _tight_figure(rows: list[Row]) -> Figure:
             ("two heads, skip, y + u.x", 2, BOTH),
         )
     ]
-    lines.append(curve("prior alone", 6, (1, 10), lambda x: x))
+    lines.append(line("prior alone", 6, (1, 10), lambda x: x))
     marks = []
     for i, (label, color) in enumerate((("two heads", 1), ("two heads, skip", 2))):
         series = points(f"{label}, trained", rows[i:4:2], "n", color)
         marks.append(
-            Series(
+            curve(
                 series.label,
-                tuple(map(float, SPREADS)),
-                tuple(N * y for y in series.y),
-                tuple(N * error for error in series.error),
+                SPREADS,
+                [N * y for y in series.y],
+                [N * error for error in series.error],
                 color,
             )
         )
@@ -381,8 +342,6 @@ def _tight_figure(rows: list[Row]) -> Figure:
 
 # -- the claims ------------------------------------------------------------------------------------
 
-_claim = partial(Claim, paper="multihead", source=CUI)
-
 
 def _prior_formulas() -> tuple[Formula, ...]:
     return (
@@ -395,7 +354,7 @@ def _prior_formulas() -> tuple[Formula, ...]:
 
 
 register(
-    _claim(
+    multihead_claim(
         id="multihead-prior",
         title="Prior knowledge",
         statement="A known prior mean costs as much as signal where values read labels only, and "
@@ -406,7 +365,7 @@ register(
     )
 )
 register(
-    _claim(
+    multihead_claim(
         id="multihead-tight-prior",
         title="A tight prior",
         statement="If the prior tightens like 1/n, it is better used alone below a threshold; with a "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,11 +16,10 @@ import numpy as np
 import sympy as sp
 
 import icltheory as icl
-from icltheory.formula import CUI
 from icltheory.symbols import n
 from numeric.arrays import task_arrays
 from numeric.claims import head_experiments as study
-from numeric.claims.base import Claim, Effort, Part, Progress, estimate_row, points, register
+from numeric.claims.base import Effort, Part, Progress, Result, register
 from numeric.claims.head_experiments import (
     BASE,
     DIM,
@@ -31,12 +29,13 @@ from numeric.claims.head_experiments import (
     SMALL,
     TRAINED,
     TWO,
-    limit_row,
+    multihead_claim,
 )
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.rows import curve, estimate_row, limit_row, points
+from numeric.compare import Row, compare
 from numeric.montecarlo import Estimate, child_seed, monte_carlo_risk, seed_sequence, stream
 from numeric.optimal_heads import OptimalHeads, optimal_heads
-from numeric.plot import Figure, Series
+from numeric.plot import Figure
 from numeric.risk import exact_risk, optimal_risk
 from numeric.samplers import heads_of, softmax_sampler
 from numeric.validate import measure_risk
@@ -204,7 +203,7 @@ def simulated_rows(
         yield estimate_row({**setting, "sampler": sampler}, prediction, estimate, required=required)
 
 
-def _finite_prompts(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _finite_prompts(effort: Effort, progress: Progress) -> Result:
     progress("quadrature", 0.0)
     exact = list(finite_prompt_rows())
     progress("four heads", 0.2)
@@ -214,14 +213,12 @@ def _finite_prompts(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...
     lengths = np.unique(np.round(np.geomspace(10, 2000, 16))).astype(int)
     grid = tuple(map(float, lengths))
     lines = [
-        Series(
-            f"{name}, predicted", grid, tuple(lengths * optimal_risk(BASE, x, lengths).risk), (), c
-        )
+        curve(f"{name}, predicted", grid, lengths * optimal_risk(BASE, x, lengths).risk, (), c)
         for name, x, c in (("one head", ONE, 0), ("two heads", TWO, 1), ("linear", LINEAR, 3))
     ]
     ends = (grid[0], grid[-1])
     lines += [
-        Series("", ends, (study.optimal_constant(BASE, x)[0],) * 2, (), c)
+        curve("", ends, (study.optimal_constant(BASE, x)[0],) * 2, (), c)
         for x, c in ((ONE, 0), (TWO, 1))
     ]
     # Rows of n * risk, to be drawn.
@@ -245,9 +242,9 @@ def _finite_prompts(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...
         logy=False,
     )
     parts = (
-        Part("two heads of small scores, and laws of long prompts", Comparison.from_rows(exact)),
-        Part("further heads", Comparison.from_rows(further), 1.07),
-        Part("quadrature against simulated layers", Comparison.from_rows(simulated)),
+        Part.of("two heads of small scores, and laws of long prompts", exact),
+        Part.of("further heads", further, 1.07),
+        Part.of("quadrature against simulated layers", simulated),
     )
     return parts, figure
 
@@ -309,7 +306,7 @@ def trained(heads: int, length: int, effort: Effort) -> Estimate:
     return measure_risk(model, BASE, length, prompts=8 * effort.prompts, seed=10_000 + length)
 
 
-def _query_token(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _query_token(effort: Effort, progress: Progress) -> Result:
     progress("quadrature", 0.0)
     exact = list(query_rows())
     progress("simulation", 0.2)
@@ -327,7 +324,7 @@ def _query_token(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
     lengths = np.unique(np.round(np.geomspace(8, 400, 6))).astype(int)
     grid = tuple(map(float, lengths))
     lines = [
-        Series(name, grid, tuple(map(float, optimal_risk(BASE, x, lengths, **o).risk)), (), c)
+        curve(name, grid, optimal_risk(BASE, x, lengths, **o).risk, (), c)
         for name, x, c, o in (
             ("one head, token inside", ONE_WITH_QUERY, 2, {}),
             ("one head, token outside", ONE, 0, {}),
@@ -335,7 +332,7 @@ def _query_token(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
         )
     ]
     small = [small_pair_risk(int(m)) + query_cost(int(m)) for m in lengths]
-    lines.append(Series("two heads, token inside", grid, tuple(small), (), 4))
+    lines.append(curve("two heads, token inside", grid, small, (), 4))
     figure = study.risk_figure(
         "The query token inside the softmax",
         "Best risks with and without the query token among the keys, its label slot being 0 (lines), "
@@ -352,11 +349,8 @@ def _query_token(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
 
 # -- the claims ------------------------------------------------------------------------------------
 
-_claim = partial(Claim, paper="multihead", source=CUI)
-
-
 register(
-    _claim(
+    multihead_claim(
         id="multihead-finite-prompts",
         title="The comparison at every prompt length",
         statement="Two opposite heads of small scores have a closed risk at every n. Their best score "
@@ -373,7 +367,7 @@ register(
 )
 
 register(
-    _claim(
+    multihead_claim(
         id="multihead-query-token",
         title="The query token inside the softmax",
         statement="With the query token among the keys all constants stay. In short prompts one head "

@@ -7,26 +7,33 @@ softmax layer, and trained models.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
 
 import numpy as np
 
 import icltheory as icl
-from icltheory.formula import CUI
 from icltheory.symbols import d, noise_var
 from numeric.claims import head_experiments as study
 from numeric.claims import scenario_experiments as scenarios
-from numeric.claims.base import Claim, Effort, Progress, points, register
-from numeric.claims.head_experiments import BASE, DIM, LINEAR, ONE, SMALL, TRAINED, TWO
+from numeric.claims.base import Effort, Progress, Result, register
+from numeric.claims.head_experiments import (
+    BASE,
+    DIM,
+    LINEAR,
+    ONE,
+    SMALL,
+    TRAINED,
+    TWO,
+    multihead_claim,
+)
+from numeric.claims.rows import line, points
 from numeric.claims.scenario_experiments import (
     GRID,
     SCALAR,
     WORDS,
     N,
-    Result,
     Tested,
     best_risk,
-    curve,
     exact_row,
     heads,
     layer_row,
@@ -47,7 +54,7 @@ DIMS = (1, 5, 20)
 
 def _local_examples(effort: Effort, progress: Progress) -> Result:
     progress("exact risks", 0.0)
-    exact, layer, layers = local_exact(), [], []
+    exact, layer, layers = list(local_exact()), [], []
     progress("simulation of the layer", 0.2)
     for law in LAWS:
         task, label = local(*law), {"rho, tau, noise": str(law)}
@@ -78,57 +85,47 @@ def _local_examples(effort: Effort, progress: Progress) -> Result:
     return study.standard_parts(exact, layer, rows + ratios), _local_figure(rows)
 
 
-def local_exact() -> list[Row]:
+def local_exact() -> Iterator[Row]:
     """Constants, sums of values and finite prompts against quadrature."""
-    rows = []
     for law in LAWS:
         task, label = local(*law), {"rho, tau, noise": str(law)}
         for count in (1, 2):
             layer = heads(count, {})
-            rows.append(
-                long_prompt_row(
-                    f"{WORDS[count]}, n * risk",
-                    icl.optimal_loss_constant(task, layer),
-                    lambda n, task=task, layer=layer: n * optimal_risk(task, layer, n).risk,
-                    label=label,
-                )
+            yield long_prompt_row(
+                f"{WORDS[count]}, n * risk",
+                icl.optimal_loss_constant(task, layer),
+                lambda n, task=task, layer=layer: n * optimal_risk(task, layer, n).risk,
+                label=label,
             )
         risks = [
             float(given_heads(task, icl.SoftmaxAttention(scores=[scale, -scale]), N)[0])
             for scale in (SMALL / 2, SMALL)
         ]
-        rows.append(
-            exact_row(
-                f"two heads, risk at n = {N} by quadrature",
-                icl.optimal_finite_prompt_risk(task, TWO).subs(n=N),
-                risks[0],
-                risks[0] - risks[1],
-                label=label,
-            )
+        yield exact_row(
+            f"two heads, risk at n = {N} by quadrature",
+            icl.optimal_finite_prompt_risk(task, TWO).subs(n=N),
+            risks[0],
+            risks[0] - risks[1],
+            label=label,
         )
-        rows.append(_value_sum_row(task, label))
+        yield _value_sum_row(task, label)
     for dim in DIMS:
         task = local(1, 1, dim=dim)
         one, two = (icl.optimal_loss_constant(task, x) for x in (ONE, TWO))
-        rows.append(
-            long_prompt_row(
-                "risk of one head over that of two, rho = tau = 1",
-                float(one) / float(two),
-                lambda n, task=task: study.ratio(
-                    optimal_risk(task, ONE, n).risk, optimal_risk(task, TWO, n).risk
-                ),
-                label={"d": dim},
-            )
+        yield long_prompt_row(
+            "risk of one head over that of two, rho = tau = 1",
+            float(one) / float(two),
+            lambda n, task=task: study.ratio(
+                optimal_risk(task, ONE, n).risk, optimal_risk(task, TWO, n).risk
+            ),
+            label={"d": dim},
         )
     task = local(1, 1)
-    rows.append(
-        long_prompt_row(
-            "uncentred linear attention, rho = tau = 1, risk",
-            icl.shift_floor(task, task, LINEAR),
-            lambda n: optimal_risk(task, LINEAR, n).risk,
-        )
+    yield long_prompt_row(
+        "uncentred linear attention, rho = tau = 1, risk",
+        icl.shift_floor(task, task, LINEAR),
+        lambda n: optimal_risk(task, LINEAR, n).risk,
     )
-    return rows
 
 
 def _value_sum_row(task: icl.LinearRegression, label: dict) -> Row:
@@ -155,7 +152,7 @@ def _local_figure(rows: list[Row]) -> Figure:
         "standard error). A plain average of the labels already reads theta.x_q: the risk is far "
         "smaller, and one head is nearly as good as two.",
         tuple(
-            curve(
+            line(
                 f"{WORDS[count]}, {where}",
                 color,
                 GRID,
@@ -178,7 +175,7 @@ SHIFTS = ((1, 0.75), (0.5, 1.25))
 
 def _shift(effort: Effort, progress: Progress) -> Result:
     progress("exact risks", 0.0)
-    exact, layer = shift_exact(), []
+    exact, layer = list(shift_exact()), []
     progress("simulation of the layer", 0.2)
     near, full = local(*SHIFTS[0]), local(1, 1)
     name = f"local {SHIFTS[0]}"
@@ -214,9 +211,8 @@ def _shift(effort: Effort, progress: Progress) -> Result:
     return study.standard_parts(exact, layer, rows), _shift_figure(rows, near, name)
 
 
-def shift_exact() -> list[Row]:
+def shift_exact() -> Iterator[Row]:
     """Limits after a shift against quadrature in long prompts, at the leading-order optimum."""
-    rows = []
     for rho, tau in SHIFTS:
         near = local(rho, tau)
         for source, target, label in (
@@ -225,14 +221,11 @@ def shift_exact() -> list[Row]:
         ):
             for count in (1, 2):
                 numbers = scenarios.leading_layer(source, count)
-                rows.append(
-                    long_prompt_row(
-                        f"{WORDS[count]}, {label}, risk",
-                        icl.shift_floor(source, target, heads(count, {})),
-                        lambda n, target=target, numbers=numbers: exact_risk(target, numbers, n),
-                    )
+                yield long_prompt_row(
+                    f"{WORDS[count]}, {label}, risk",
+                    icl.shift_floor(source, target, heads(count, {})),
+                    lambda n, target=target, numbers=numbers: exact_risk(target, numbers, n),
                 )
-    return rows
 
 
 def _shift_figure(rows: list[Row], near: icl.LinearRegression, name: str) -> Figure:
@@ -264,7 +257,7 @@ def _shift_figure(rows: list[Row], near: icl.LinearRegression, name: str) -> Fig
         "to a floor. Points: trained layers, one standard error. A zero-sum pair does not see that the "
         "examples lie around the query, one head of the base law is misled by it.",
         tuple(
-            curve(
+            line(
                 label,
                 color,
                 lengths,
@@ -283,11 +276,8 @@ def _shift_figure(rows: list[Row], near: icl.LinearRegression, name: str) -> Fig
 
 # -- the claims ------------------------------------------------------------------------------------
 
-_claim = partial(Claim, paper="multihead", source=CUI)
-
-
 register(
-    _claim(
+    multihead_claim(
         id="multihead-local-examples",
         title="Local examples",
         statement="With examples around the query the constants are of order 1 instead of d, and the "
@@ -304,7 +294,7 @@ register(
     )
 )
 register(
-    _claim(
+    multihead_claim(
         id="multihead-distribution-shift",
         title="Trained on one law, tested on the other",
         statement="Layers trained on independent examples and tested on local ones, or the reverse, "

@@ -14,16 +14,16 @@ from functools import partial
 import numpy as np
 
 import icltheory as icl
-from icltheory.formula import CUI
 from numeric.bayes import bayes_risk
 from numeric.claims import head_experiments as study
 from numeric.claims import layer_training as training
-from numeric.claims.base import Claim, Effort, Part, Progress, estimate_row, points, register
-from numeric.claims.head_experiments import BASE, GENERAL, ONE, TWO
+from numeric.claims.base import Effort, Part, Progress, Result, register
+from numeric.claims.head_experiments import BASE, GENERAL, ONE, TWO, multihead_claim
 from numeric.claims.layer_training import CONTROL, FAR, NEAR, Layer, Trained
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.rows import curve, estimate_row, limit_row, points
+from numeric.compare import Row, compare
 from numeric.optimal_heads import optimal_heads
-from numeric.plot import Figure, Series
+from numeric.plot import Figure
 from numeric.risk import exact_risk, optimal_risk
 
 HEADS = (1, 2, 4, 8)
@@ -46,7 +46,7 @@ def predicted_risk(layer: Layer) -> float:
     return float(optimal_heads(layer.task, attention, layer.n).risk)
 
 
-def _learned(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def _learned(effort: Effort, progress: Progress) -> Result:
     progress("exact optima", 0.0)
     exact = list(_optimal_parameters())
     settings = _QUICK if effort.name != "full" else _FULL
@@ -71,13 +71,13 @@ def _learned(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figu
     progress("a second pair of large scores", 0.9)
     second = _second_pairs(effort)
     parts = (
-        Part("exact optima", Comparison.from_rows(exact)),
-        Part("risk of trained layers", Comparison.from_rows(risks), CONTROL),
-        Part("learned parameters", Comparison.from_rows(parameters), CONTROL),
-        Part("score scale of a pair, where the risk decides it", Comparison.from_rows(scales), 1.2),
-        Part("learned parameters in the exact risk, no fit", Comparison.from_rows(no_fit), 1.08),
+        Part.of("exact optima", exact),
+        Part.of("risk of trained layers", risks, CONTROL),
+        Part.of("learned parameters", parameters, CONTROL),
+        Part.of("score scale of a pair, where the risk decides it", scales, 1.2),
+        Part.of("learned parameters in the exact risk, no fit", no_fit, 1.08),
         # The second pair gains 1.3 %: a layer without that gain is rejected.
-        Part("four heads with a second pair of larger scores", Comparison.from_rows(second), 1.013),
+        Part.of("four heads with a second pair of larger scores", second, 1.013),
     )
     return parts, _heads_figure(settings, risks)
 
@@ -102,7 +102,7 @@ def _optimal_parameters() -> Iterable[Row]:
         ),
     }
     for quantity, (prediction, (near, far)) in limits.items():
-        yield study.limit_row({"quantity": quantity}, prediction, float(near), float(far))
+        yield limit_row({"quantity": quantity}, prediction, float(near), float(far))
 
 
 def _learned_risk(layer: Layer, found: Trained) -> Row:
@@ -211,7 +211,7 @@ def _heads_figure(settings: Iterable[tuple[int, float, int]], risks: list[Row]) 
         task = icl.LinearRegression(dim=dim, noise_var=noise)
         words = f"d = {dim}, n = {n}" + (f", noise {noise}" if noise else "")
         values = [predicted_risk(Layer(task, n, heads)) for heads in HEADS]
-        lines.append(Series(words, tuple(map(float, HEADS)), tuple(values), color=color % 7))
+        lines.append(curve(words, HEADS, values, color=color % 7))
         own = [
             row
             for row in risks
@@ -235,10 +235,8 @@ def _heads_figure(settings: Iterable[tuple[int, float, int]], risks: list[Row]) 
 # -- registration ----------------------------------------------------------------------------------
 
 register(
-    Claim(
+    multihead_claim(
         id="multihead-learned-parameters",
-        paper="multihead",
-        source=CUI,
         title="What heads learn",
         statement="One head learns the finite scale and value of the exact optimum. Several heads learn "
         "values that add up to zero, opposite scores, and sum v k of the predicted size; a pair's scale "

@@ -74,9 +74,14 @@ class Outcome:
 
     @property
     def agreeing(self) -> tuple[int, int]:
-        """How many rows agree, and how many there are."""
+        """How many rows agree, of how many that can be tested."""
         verdicts = [row.verdict for row in self._rows()]
-        return verdicts.count(AGREES), len(verdicts)
+        return verdicts.count(AGREES), len(verdicts) - self.untestable
+
+    @property
+    def untestable(self) -> int:
+        """How many rows are not testable this way."""
+        return sum(not row.testable for row in self._rows())
 
     def _rows(self) -> list[Row]:
         parts = self.result.parts if self.result is not None else ()

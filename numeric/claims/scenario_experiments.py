@@ -8,28 +8,27 @@ blocks of coordinates, through the risks of one head on each block. Both are der
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import sympy as sp
-from scipy import optimize
 
 import icltheory as icl
 from icltheory.symbols import k, t
 from numeric.arrays import task_arrays
 from numeric.claims import layer_training as training
-from numeric.claims.base import Effort, Part, estimate_row
+from numeric.claims.base import Effort
 from numeric.claims.head_experiments import DIM, ONE, SMALL, TRAINED, TWO, signed
+from numeric.claims.limited_heads import best_scale
+from numeric.claims.rows import estimate_row
 from numeric.compare import Row, compare
 from numeric.montecarlo import Estimate, monte_carlo_risk
-from numeric.plot import Figure, Series
 from numeric.risk import exact_risk, given_heads, optimal_risk
 from numeric.samplers import heads_of
 
-Result = tuple[tuple[Part, ...], Figure]
 N = 40  # prompt length of the trained layers
 # Prompt lengths of predicted lines.
 GRID = tuple(int(x) for x in np.unique(np.geomspace(6, 400, 14).round()))
@@ -228,15 +227,7 @@ def block_heads_risk(
         slope, curvature = (values[1] - values[2]) / 2, (values[1] + values[2]) / 2 - values[0]
         return float(values[0] - slope**2 / (4 * curvature)), float(-slope / (2 * curvature))
 
-    found = optimize.minimize_scalar(
-        lambda x: best(math.exp(x))[0],
-        bounds=(math.log(0.1), math.log(3)),
-        method="bounded",
-        options={"xatol": 1e-9},
-    )
-    scale = math.exp(found.x)
-    risk, value = best(scale)
-    return risk, scale, value
+    return best_scale(best, 0.1, 3, 1e-9)
 
 
 def limited_risk(task: icl.LinearRegression, rank: int, count: int, n: float) -> float:
@@ -327,6 +318,20 @@ class Tested:
         tests = (("", task, float(prediction)),)
         return Tested(name, one_start(task, n, **arguments), tests, prompts)
 
+    @staticmethod
+    def scalar(
+        name: str,
+        task: icl.LinearRegression,
+        n: int,
+        count: int,
+        options: dict[str, Any],
+        **arguments: Any,
+    ) -> Tested:
+        """Heads of scores k_h I with options, against the best such heads; arguments as for `own`."""
+        best = optimal_risk(task, heads(count, options), n).risk
+        options = {**SCALAR, **options}
+        return Tested.own(name, task, n, best, heads=count, options=options, **arguments)
+
 
 def one_start(
     task: icl.LinearRegression,
@@ -389,9 +394,3 @@ def fraction_row(quantity: str, row: Row, known: float) -> Row:
         error,
         row.allowance,
     )
-
-
-def curve(label: str, color: int, x: Iterable[float], value: Callable[[float], Any]) -> Series:
-    """A predicted line."""
-    x = tuple(float(a) for a in x)
-    return Series(label, x, tuple(float(value(a)) for a in x), color=color)

@@ -17,12 +17,12 @@ import icltheory as icl
 from icltheory.formula import FU
 from icltheory.symbols import frobenius, lam_max, lam_min
 from numeric.audit import AUDITS
-from numeric.claims.base import Claim, Effort, Part, Progress, points, register
-from numeric.claims.head_experiments import limit_row
-from numeric.compare import DEVIATES, Comparison, Row, compare
+from numeric.claims.base import Claim, Effort, Part, Progress, Result, register
+from numeric.claims.rows import ROUNDING, curve, limit_row, points
+from numeric.compare import DEVIATES, Row, compare
 from numeric.eigenbasis import PromptSpectra, prompt_spectra
 from numeric.montecarlo import Estimate
-from numeric.plot import Figure, Series
+from numeric.plot import Figure
 from numeric.regression_prompts import solver_prompts
 from numeric.solver_filters import conditional_risk, solver_residuals
 from numeric.spectral_risk import solver_risk
@@ -31,20 +31,8 @@ DIM, LONG = 20, 40
 NEWTON = icl.IterativeNewton(1 / frobenius)
 PUBLISHED = icl.IterativeNewton(2 / frobenius)  # of the printed tables
 DESCENT = icl.GradientDescent(0.01)
-ROUNDING = 1e-12
 
 solver_claim = partial(Claim, paper="solvers", source=FU)
-
-
-def holds(setting: dict[str, Any], condition: bool) -> Row:
-    """A statement that is true or false: 1 or 0 against 1, without error."""
-    return compare(setting, 1.0, float(condition), ROUNDING)
-
-
-def curve(label: str, x: Any, y: Any, error: Any = (), color: int = 0) -> Series:
-    """A series from arrays."""
-    x, y, error = (tuple(np.asarray(a, float).tolist()) for a in (x, y, error))
-    return Series(label, x, y, error, color)
 
 
 def mean_risk(risk: np.ndarray) -> Estimate:
@@ -135,7 +123,7 @@ def risk_rows(effort: Effort) -> Iterator[Row]:
             yield compare(setting, float(exact), measured.value, error, required=0.1)
 
 
-def rates(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def rates(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on rates."""
     progress("worst-case steps", 0.0)
     worst = list(worst_case_rows())
@@ -165,16 +153,16 @@ def rates(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]
         tuple(marks),
     )
     return (
-        Part("steps in the worst case, exact", Comparison.from_rows(worst)),
-        Part("decay of averaged risks", Comparison.from_rows(late)),
-        Part("expected risk against sampled prompts", Comparison.from_rows(risks), 1.1),
+        Part.of("steps in the worst case, exact", worst),
+        Part.of("decay of averaged risks", late),
+        Part.of("expected risk against sampled prompts", risks, 1.1),
     ), figure
 
 
 # -- the published tables --------------------------------------------------------------------------
 
 
-def audit(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def audit(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on the published tables."""
     parts, other = [], []
     prompts = max(320, effort.prompts // 125)
@@ -186,7 +174,7 @@ def audit(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]
         count = sum(row.verdict == DEVIATES for row in rejected)
         setting = {"table": each.table, "column": each.title, "rejected": each.other}
         other.append(compare(setting, len(rejected), count, ROUNDING))
-    parts.append(Part("conventions that the tables reject", Comparison.from_rows(other)))
+    parts.append(Part.of("conventions that the tables reject", other))
     shown = parts[list(AUDITS).index("newton-first-layer")].comparison.rows
     steps = [float(row.setting["steps"]) for row in shown]
     figure = Figure(

@@ -12,9 +12,10 @@ import numpy as np
 
 import icltheory as icl
 from icltheory.symbols import frobenius, trace
-from numeric.claims.base import Effort, Part, Progress, register
-from numeric.claims.solvers import ROUNDING, curve, holds, solver_claim
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.base import Effort, Part, Progress, Result, register
+from numeric.claims.rows import ROUNDING, curve, holds
+from numeric.claims.solvers import solver_claim
+from numeric.compare import Row, compare
 from numeric.eigenbasis import prompt_spectra
 from numeric.plot import Figure
 from numeric.solvers import run_solvers
@@ -84,7 +85,7 @@ def broken_rows() -> list[Row]:
     return rows
 
 
-def construction(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def construction(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on the construction."""
     progress("networks", 0.0)
     outputs, layers = iterate_rows()
@@ -115,9 +116,9 @@ def construction(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
         logy=False,
     )
     return (
-        Part("the network's output is the iterate, to 1e-12", Comparison.from_rows(outputs)),
-        Part("number of layers", Comparison.from_rows(layers)),
-        Part("what breaks it", Comparison.from_rows(wrong)),
+        Part.of("the network's output is the iterate, to 1e-12", outputs),
+        Part.of("number of layers", layers),
+        Part.of("what breaks it", wrong),
     ), figure
 
 
@@ -184,13 +185,13 @@ def least_squares(X: np.ndarray, y: np.ndarray, query: np.ndarray) -> np.ndarray
     return np.einsum("bd,bd->b", weights[..., 0], query)
 
 
-def identification(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def identification(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on identification."""
     progress("models that run a known solver", 0.0)
     names, steps, shown = known_rows(effort)
     return (
-        Part("the family that is named", Comparison.from_rows(names)),
-        Part("the matched step of every layer", Comparison.from_rows(steps)),
+        Part.of("the family that is named", names),
+        Part.of("the matched step of every layer", steps),
     ), shown.figure
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 import icltheory as icl
-from numeric.claims.base import Effort, Part, Progress, estimate_row, register
-from numeric.claims.solvers import curve, holds, mean_risk, solver_claim
+from numeric.claims.base import Effort, Part, Progress, Result, register
+from numeric.claims.rows import curve, estimate_row, holds
+from numeric.claims.solvers import mean_risk, solver_claim
 from numeric.claims.solvers_models import DIM, LENGTH, NOISE, below
-from numeric.compare import Comparison, Row, compare
+from numeric.compare import Row, compare
 from numeric.montecarlo import Estimate
 from numeric.online import forgetting_curve, online_weights
 from numeric.plot import Figure
@@ -115,7 +116,7 @@ def forgetting_rows(effort: Effort) -> Iterator[Row]:
     yield compare(setting, 1.0, ratio, scatter, 0.03, required=0.2)
 
 
-def contrasts(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def contrasts(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on width, heads and LSTMs."""
     risks = trained_models(effort, progress)
     progress("forgetting", 0.9)
@@ -140,8 +141,8 @@ def contrasts(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Fig
         logy=False,
     )
     return (
-        Part("models trained alike", Comparison.from_rows(size_rows(risks))),
-        Part("what is forgotten", Comparison.from_rows(forgetting), 1.2),
+        Part.of("models trained alike", size_rows(risks)),
+        Part.of("what is forgotten", forgetting, 1.2),
     ), figure
 
 

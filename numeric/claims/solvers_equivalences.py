@@ -14,20 +14,10 @@ import numpy as np
 import icltheory as icl
 from icltheory.symbols import frobenius, lam_max, lam_min, trace
 from numeric.best_step import best_match
-from numeric.claims.base import Effort, Part, Progress, estimate_row, register
-from numeric.claims.solvers import (
-    DESCENT,
-    DIM,
-    LONG,
-    NEWTON,
-    PUBLISHED,
-    ROUNDING,
-    curve,
-    holds,
-    mean_risk,
-    solver_claim,
-)
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.base import Effort, Part, Progress, Result, register
+from numeric.claims.rows import ROUNDING, curve, estimate_row, holds
+from numeric.claims.solvers import DESCENT, DIM, LONG, NEWTON, PUBLISHED, mean_risk, solver_claim
+from numeric.compare import Row, compare
 from numeric.eigenbasis import PromptSpectra, prompt_spectra
 from numeric.krylov import quasi_newton_weights
 from numeric.plot import Figure, Series
@@ -127,7 +117,7 @@ def matched_rows(effort: Effort) -> tuple[list[Row], list[Row], Series, Series]:
     )
 
 
-def equivalences(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def equivalences(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on equivalences."""
     progress("literal iterations", 0.0)
     same = list(same_iterates_rows())
@@ -149,9 +139,9 @@ def equivalences(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
         logx=False,
     )
     return (
-        Part("the same iterates", Comparison.from_rows(same)),
-        Part("matched steps, theory against prompts", Comparison.from_rows(rows), 1.3),
-        Part("growth of matched steps", Comparison.from_rows(slopes), 1.3),
+        Part.of("the same iterates", same),
+        Part.of("matched steps, theory against prompts", rows, 1.3),
+        Part.of("growth of matched steps", slopes, 1.3),
     ), figure
 
 
@@ -227,7 +217,7 @@ def step_rows(effort: Effort) -> tuple[list[Row], dict[str, list[int]]]:
     return rows, table
 
 
-def conditioning(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def conditioning(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on ill-conditioned data."""
     progress("first steps, exact", 0.0)
     exact = list(exact_conditioning_rows(effort))
@@ -260,9 +250,9 @@ def conditioning(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], 
         tuple(curve(name, KAPPAS, table[name], (), i) for i, name in enumerate(table)),
     )
     return (
-        Part("risk of the first steps, exact", Comparison.from_rows(exact)),
-        Part("steps to an accuracy, two samplers", Comparison.from_rows(rows), 2.0),
-        Part("growth from kappa = 1 to 100", Comparison.from_rows(ordered)),
+        Part.of("risk of the first steps, exact", exact),
+        Part.of("steps to an accuracy, two samplers", rows, 2.0),
+        Part.of("growth from kappa = 1 to 100", ordered),
     ), figure
 
 

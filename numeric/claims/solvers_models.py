@@ -16,9 +16,10 @@ import icltheory as icl
 from icltheory.symbols import trace
 from numeric.bayes import bayes_risk
 from numeric.best_step import BestMatch, best_match
-from numeric.claims.base import Effort, Part, Progress, register
-from numeric.claims.solvers import NEWTON, curve, holds, mean_risk, solver_claim
-from numeric.compare import Comparison, Row, compare
+from numeric.claims.base import Effort, Part, Progress, Result, register
+from numeric.claims.rows import curve, holds
+from numeric.claims.solvers import NEWTON, mean_risk, solver_claim
+from numeric.compare import Row, compare
 from numeric.eigenbasis import prompt_spectra
 from numeric.families import Variant
 from numeric.montecarlo import Estimate
@@ -152,7 +153,7 @@ def undecided_rows(found: Any) -> Iterator[Row]:
     )
 
 
-def layers(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def layers(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on layers."""
     from numeric import finite
 
@@ -191,9 +192,9 @@ def layers(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure
         logx=False,
     )
     return (
-        Part("risk of the model", Comparison.from_rows(quality)),
-        Part("linear match, and what it implies", Comparison.from_rows(linear), 2.0),
-        Part("what the match cannot decide", Comparison.from_rows(undecided_rows(found)), 1.1),
+        Part.of("risk of the model", quality),
+        Part.of("linear match, and what it implies", linear, 2.0),
+        Part.of("what the match cannot decide", undecided_rows(found), 1.1),
     ), figure
 
 
@@ -255,7 +256,7 @@ def filter_rows(found: Any) -> Iterator[Row]:
     yield compare(setting, 1 / PENALTY, match.best[-1], 0.1 / PENALTY, required=0.6)
 
 
-def noisy(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]:
+def noisy(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on noisy labels."""
     from numeric import finite
 
@@ -286,11 +287,9 @@ def noisy(effort: Effort, progress: Progress) -> tuple[tuple[Part, ...], Figure]
         logx=False,
     )
     return (
-        Part("ridge is the best filter, exact", Comparison.from_rows(exact), 1.2),
-        Part("the model at every prompt length", Comparison.from_rows(bayes)),
-        Part(
-            "its filter is that of the Bayes ridge", Comparison.from_rows(filter_rows(found)), 2.0
-        ),
+        Part.of("ridge is the best filter, exact", exact, 1.2),
+        Part.of("the model at every prompt length", bayes),
+        Part.of("its filter is that of the Bayes ridge", filter_rows(found), 2.0),
     ), figure
 
 

@@ -2,12 +2,13 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from functools import partial
 
 import pytest
-from test_sweep import GRID, assert_every_point_once, deadly, note, risk, wait_for_rows
+from swept import GRID, assert_every_point_once, deadly, note, risk, wait_for_rows
 
 from icltheory.errors import InvalidInput
 from numeric import Sweep, SweepStopped, sweep
@@ -98,7 +99,7 @@ def test_ctrl_c_leaves_the_cluster_free(tmp_path, client):
 
 
 def test_workers_with_other_code_stop_the_sweep(client, monkeypatch):
-    monkeypatch.setitem(sweep.__globals__, "code_digest", lambda: "0" * 64)
+    monkeypatch.setattr(sys.modules["numeric.sweep"], "code_digest", lambda: "0" * 64)
     with pytest.raises(SweepStopped, match="another version of icltheory"):
         sweep(risk, GRID, executor=client)
 

@@ -1,4 +1,4 @@
-"""Token laws on arrays: against compiled formulas at 30 digits, simulated softmax, and plain NumPy."""
+"""Token laws on arrays: against compiled formulas at 50 digits, and plain NumPy."""
 
 import tracemalloc
 
@@ -7,28 +7,12 @@ import numpy as np
 import pytest
 import sympy as sp
 from scipy.special import logsumexp
+from token_cases import LAWS, U, W, each_law
 
 import icltheory as icl
 import numeric
 import numeric.empirical_law
 from numeric import special
-
-LAWS = {
-    "Gaussian": icl.Gaussian([0.5, -0.2], [[1, 0.3], [0.3, 0.8]]),
-    "GaussianMixture": icl.GaussianMixture(
-        [0.3, 0.7], [[1, -0.5], [-0.8, 0.4]], [[[0.5, 0.1], [0.1, 0.3]], [[0.3, -0.1], [-0.1, 0.6]]]
-    ),
-    "Rademacher": icl.Rademacher(2, scale=[1, 0.7]),
-    "UniformCube": icl.UniformCube(2, half_width=[1, 1.5]),
-    "Laplace": icl.Laplace(2, scale=[0.5, 0.4]),
-    "Sphere": icl.Sphere(3, radius=1.5),
-    "ScaleMixture": icl.ScaleMixture([[1, 0.3], [0.3, 0.8]], [0.5, 1.5], [0.4, 0.6]),
-    "GammaScaleMixture": icl.GammaScaleMixture([[1, 0.3], [0.3, 0.8]], shape=4, scale=0.25),
-    "Empirical": icl.Empirical([[1, 0], [-0.5, 1], [0, -1.5]], weights=[0.5, 0.2, 0.3]),
-    "RegressionTokens": icl.RegressionTokens(icl.UniformCube(2), coef=[1, -0.5], noise_var=0.25),
-}
-U, W = np.array([0.4, -0.3, 0.2]), np.array([0.1, -0.35, 0.3])
-each_law = pytest.mark.parametrize("name", LAWS)
 
 
 def agrees(got, reference, error):
@@ -160,139 +144,6 @@ def test_torch_formulas_differentiate():
         assert_agrees(jacobian.numpy(), expected, 1e-13)
     with pytest.raises(icl.OutOfDomain, match="torch"):
         special.log_bessel(0.5, torch.tensor([1e8], dtype=torch.float64))
-
-
-# -- against simulated softmax ---------------------------------------------------------------------
-
-LENGTH = 300
-PROMPTS = 66_000
-HEAVY = {"Laplace": 70_000, "GammaScaleMixture": 75_000, "ScaleMixture": 72_000}
-RATIOS = {}
-
-
-def within(estimate, error, prediction):
-    return np.abs(estimate - prediction) <= 5 * error
-
-
-def resolution(error, prediction):
-    """Smallest relative deviation that the larger entries could show at five standard errors."""
-    large = np.abs(prediction) > np.abs(prediction).max() / 2
-    return float(np.max(5 * error[large] / np.abs(prediction[large])))
-
-
-@each_law
-def test_simulated_softmax_against_the_expansion(name):
-    """Two heads on the same prompts of every law."""
-    law = LAWS[name]
-    u, w = U[: law.dim], W[: law.dim]
-    heads = np.stack([u, w])
-    sample = numeric.simulate_output(law, u, LENGTH, HEAVY.get(name, PROMPTS), seed=1, w=w)
-    bias = numeric.leading_bias(law, heads) / LENGTH
-    second = numeric.leading_bias(law, heads, order=2) / LENGTH**2
-    mean = numeric.limit_output(law, heads) + bias
-    covariance = numeric.leading_covariance(law, u, w) / LENGTH
-    checks = {
-        "mean": (sample.mean, sample.mean_error, mean, 0.03),
-        # Halves minus whole: c/n + 3 c2/n^2.
-        "bias": (sample.bias, sample.bias_error, bias + 3 * second, 0.05),
-        "covariance": (sample.covariance, sample.covariance_error, covariance, 0.03),
-    }
-    for what, (estimate, error, prediction, finest) in checks.items():
-        assert np.all(within(estimate, error, prediction)), what
-        assert resolution(error, prediction) < finest, (what, resolution(error, prediction))
-        wrong = {"mean": 1.03, "bias": 1.08, "covariance": 1.06}[what]
-        assert not np.all(within(estimate, error, wrong * prediction)), what
-    for what in ("bias", "covariance"):
-        estimate, error, prediction, _ = checks[what]
-        large = np.unravel_index(np.argmax(np.abs(prediction / error)), prediction.shape)
-        RATIOS[name, what] = (
-            estimate[large] / prediction[large],
-            error[large] / abs(prediction[large]),
-        )
-
-
-def test_all_laws_together_resolve_one_percent():
-    """Ratios of estimate to prediction, averaged over the laws: 3 % off is rejected."""
-    for what in ("bias", "covariance"):
-        rows = np.array([RATIOS[name, what] for name in LAWS if (name, what) in RATIOS])
-        if len(rows) < len(LAWS):
-            pytest.skip("runs after the simulation of every law")
-        weights = 1 / rows[:, 1] ** 2
-        mean, error = weights @ rows[:, 0] / weights.sum(), weights.sum() ** -0.5
-        assert 5 * error < 0.015
-        assert abs(mean - 1) < 5 * error + 0.005  # 0.005: the next order in 1/n
-        assert abs(1.03 * mean - 1) > 5 * error + 0.005
-
-
-def test_one_head_and_odd_or_single_tokens():
-    law = LAWS["Rademacher"]
-    two = numeric.simulate_output(law, U[:2], 51, 2000, seed=4, w=W[:2])
-    one = numeric.simulate_output(law, U[:2], 51, 2000, seed=4)
-    assert one.mean.shape == (2,)
-    np.testing.assert_allclose(one.mean, two.mean[0])
-    np.testing.assert_allclose(one.bias, two.bias[0])
-    np.testing.assert_allclose(np.sqrt(np.diag(one.covariance) / 2000), one.mean_error, rtol=1e-3)
-    single = numeric.simulate_output(law, U[:2], 1, 20_000, seed=4)
-    assert single.bias is None
-    assert np.all(within(single.covariance, single.covariance_error + 1e-12, np.diag([1, 0.49])))
-    # Far outside float range of exp: the largest score takes all, halves included.
-    sharp = numeric.simulate_output(law, [1e4, 1e4], 10, 500, seed=4)
-    assert np.all(np.isfinite(sharp.bias))
-    assert np.all(sharp.mean <= [1, 0.7])
-
-
-def test_simulation_agrees_with_a_plain_one():
-    """The same seeds in a loop over prompts, moments by NumPy; batches do not matter much."""
-    law, n, prompts = LAWS["Sphere"], 7, 400
-    sample = numeric.simulate_output(law, U, n, prompts, seed=9, w=W)
-    root = np.random.SeedSequence(9)
-    rng = np.random.default_rng(root.spawn(1)[0])
-    tokens = numeric.sample_tokens(law, (prompts, n), rng)
-    outputs = []
-    for dual in (U, W):
-        p = np.exp(tokens @ dual)
-        outputs.append(np.einsum("bn,bnd->bd", p / p.sum(axis=1, keepdims=True), tokens))
-    a, b = outputs
-    np.testing.assert_allclose(sample.mean, [a.mean(axis=0), b.mean(axis=0)], rtol=1e-12)
-    expected = np.cov(a.T, b.T)[:3, 3:]
-    np.testing.assert_allclose(sample.covariance, expected, rtol=1e-10)
-    products = (a - a.mean(axis=0))[:, :, None] * (b - b.mean(axis=0))[:, None, :]
-    error = products.std(axis=0) / np.sqrt(prompts - 1)
-    np.testing.assert_allclose(sample.covariance_error, error, rtol=1e-10)
-    halves = []
-    for part in (slice(0, 3), slice(3, 7)):
-        p = np.exp(tokens[:, part] @ U)
-        halves.append(np.einsum("bn,bnd->bd", p / p.sum(axis=1, keepdims=True), tokens[:, part]))
-    gap = sum(halves) / 2 - a
-    np.testing.assert_allclose(sample.bias[0], gap.mean(axis=0), atol=1e-14)
-    np.testing.assert_allclose(
-        sample.bias_error[0], gap.std(axis=0) / np.sqrt(prompts - 1), rtol=1e-10
-    )
-
-
-@each_law
-def test_sampled_tokens_have_the_moments_of_the_law(name):
-    law, count = LAWS[name], 60_000
-    z = numeric.sample_tokens(law, count, np.random.default_rng(8))
-    origin = np.zeros(law.dim)
-    mean, cov = numeric.limit_output(law, origin), numeric.limit_jacobian(law, origin)
-    centred = z - mean
-    assert np.all(np.abs(centred.mean(axis=0)) <= 5 * np.sqrt(np.diag(cov) / count) + 1e-12)
-    products = centred[:, :, None] * centred[:, None, :]
-    error = products.std(axis=0) / np.sqrt(count) + 1e-12
-    assert np.all(np.abs(products.mean(axis=0) - cov) <= 5 * error)
-    assert np.any(np.abs(products.mean(axis=0) - 1.1 * cov) > 5 * error)
-    # The whole law at one dual point: E exp(u.z).
-    u = U[: law.dim] / 2
-    weights = np.exp(z @ u - numeric.token_cgf(law, u))
-    assert abs(weights.mean() - 1) < 5 * weights.std() / np.sqrt(count)
-
-
-def test_same_seed_same_tokens():
-    law = LAWS["GaussianMixture"]
-    a, b = (numeric.sample_tokens(law, (3, 4), seed) for seed in (7, np.random.SeedSequence(7)))
-    assert a.shape == (3, 4, 2)
-    assert np.array_equal(a, b)
 
 
 # -- linearity -------------------------------------------------------------------------------------

@@ -8,7 +8,13 @@ import pytest
 
 import icltheory as icl
 from numeric.binary_decoding import DecodingChannel
-from numeric.claims import decoding_binary, decoding_feedback, decoding_verifiers, decoding_votes
+from numeric.claims import (
+    decoding_binary,
+    decoding_feedback,
+    decoding_verified,
+    decoding_verifiers,
+    decoding_votes,
+)
 from numeric.claims.base import CLAIMS, EFFORTS, ClaimResult
 from numeric.compare import DEVIATES
 
@@ -48,9 +54,6 @@ def test_claims_have_derivations_and_a_source(claim):
     assert CLAIMS[claim].source.arxiv == "2508.07571"
 
 
-# -- each rests on what it says ----------------------------------------------------------------------
-
-
 def louder(original):
     """The channel with 15 % more noise."""
 
@@ -62,12 +65,12 @@ def louder(original):
 
 
 def test_errors_rest_on_the_channel(monkeypatch):
-    for module in (decoding_binary, decoding_votes, decoding_verifiers):
+    for module in (decoding_binary, decoding_votes, decoding_verified, decoding_verifiers):
         monkeypatch.setattr(module, "decoding_channel", louder(module.decoding_channel))
     assert len(wrong(decoding_binary.greedy_rows(TINY))) >= 4
     assert wrong(row for row, _ in decoding_votes.vote_rows(TINY))
     assert wrong(decoding_binary.signal_rows(TINY))
-    assert len(wrong(decoding_verifiers.pass_rows(TINY))) >= 2
+    assert len(wrong(decoding_verified.pass_rows(TINY))) >= 2
     assert wrong(row for _, row in decoding_verifiers.state_rows(TINY))
 
 
@@ -121,9 +124,9 @@ def test_whole_answers_rest_on_their_enumeration(monkeypatch):
 
 
 def test_the_exponent_rests_on_the_equivocation(monkeypatch):
-    original = decoding_verifiers.equivocation
-    monkeypatch.setattr(decoding_verifiers, "equivocation", lambda x: 1.001 * original(x))
-    assert len(wrong(decoding_verifiers.exponent_rows())) == 4
+    original = decoding_verified.equivocation
+    monkeypatch.setattr(decoding_verified, "equivocation", lambda x: 1.001 * original(x))
+    assert len(wrong(decoding_verified.exponent_rows())) == 4
 
 
 def test_temperatures_rest_on_the_calibrated_one(monkeypatch):
@@ -131,7 +134,7 @@ def test_temperatures_rest_on_the_calibrated_one(monkeypatch):
     monkeypatch.setattr(
         DecodingChannel, "calibrated_temperature", property(lambda seen: 3 * original(seen))
     )
-    assert len(wrong(decoding_verifiers.temperature_rows(TINY))) >= 2
+    assert len(wrong(decoding_verified.temperature_rows(TINY))) >= 2
 
 
 def test_label_noise_rests_on_its_competitors(monkeypatch):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from numeric import finite, planner_trials
-from numeric.claims import decoding_models, decoding_techniques
+from numeric.claims import decoding_models, decoding_outcome, decoding_techniques
 from numeric.claims.base import CLAIMS, EFFORTS, ClaimResult
+from numeric.claims.decoder_experiments import training_steps
 from numeric.compare import DEVIATES
 
 SHORT = replace(EFFORTS["quick"], prompts=20_000, training_steps=1_000)
@@ -42,9 +43,6 @@ def test_claims_have_formulas_and_a_source(claim):
     assert CLAIMS[claim].source.arxiv == "2508.07571"
 
 
-# -- each rests on what it says ----------------------------------------------------------------------
-
-
 def test_the_construction_rests_on_its_recursion(monkeypatch):
     original = decoding_models.descent
 
@@ -65,18 +63,18 @@ def test_weights_rest_on_the_optimum():
 
 def untrained(model, task, n, effort, **options):
     """Layers that stay what they were, at another step than any optimum."""
-    steps = decoding_models.training_steps(effort)
+    steps = training_steps(effort)
     if model.form == "scalar" or options["loss"] == "outcome":
         model.set_blocks(-0.5, 1, -1)
     return SimpleNamespace(loss=1 + 1e-3 * np.arange(steps))
 
 
 def test_outcomes_rest_on_training(monkeypatch):
-    monkeypatch.setattr(decoding_models, "trained", untrained)
-    risks, weights = zip(*decoding_models.scalar_rows(SHORT), strict=True)
+    monkeypatch.setattr(decoding_outcome, "trained", untrained)
+    risks, weights = zip(*decoding_outcome.scalar_rows(SHORT), strict=True)
     assert all(wrong(rows) for rows in risks)
     assert all(wrong(rows) for rows in weights)
-    free = [row for rows in decoding_models.free_rows(SHORT) for row in rows]
+    free = [row for rows in decoding_outcome.free_rows(SHORT) for row in rows]
     assert len(wrong(free)) >= 5
 
 

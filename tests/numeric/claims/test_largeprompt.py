@@ -11,7 +11,8 @@ import pytest
 
 import icltheory as icl
 from numeric.claims import descent as descents
-from numeric.claims import largeprompt, runner
+from numeric.claims import largeprompt, largeprompt_gradients, runner
+from numeric.claims import largeprompt_optima as optima
 from numeric.claims import largeprompt_training as training
 from numeric.claims.base import CLAIMS, ClaimResult, Effort
 from numeric.compare import DEVIATES, Comparison, compare
@@ -37,16 +38,17 @@ def exact_training(task, n, effort, reads, prompts_seed, larger=1, **start):
 
 @pytest.fixture
 def predicted_training(monkeypatch):
-    monkeypatch.setattr(training, "train", exact_training)
+    for module in (training, optima):
+        monkeypatch.setattr(module, "train", exact_training)
     row = compare({"n": 30}, 1.0, 1.0, 0.004)
     monkeypatch.setattr(training, "generic_rows", lambda effort: [row])
-    monkeypatch.setattr(training, "measure_risk", None)
+    monkeypatch.setattr(optima, "measure_risk", None)
 
     def optimum_row(model, task, n, effort):
-        best = float(training.numeric.optimal_block_risk(task, n).risk)
+        best = float(optima.numeric.optimal_block_risk(task, n).risk)
         return compare({"n": n}, best, best, 0.004 * best, 0.02, required=0.08)
 
-    monkeypatch.setattr(training, "optimum_row", optimum_row)
+    monkeypatch.setattr(optima, "optimum_row", optimum_row)
 
 
 def run(claim):
@@ -76,8 +78,8 @@ def test_training_claims_pass_on_exact_trajectories(claim):
 @pytest.mark.usefixtures("predicted_training")
 @pytest.mark.parametrize("claim", ["largeprompt-bayes", "largeprompt-transfer"])
 def test_a_constant_three_percent_off_fails_its_claim(claim, monkeypatch):
-    original = training.optimal_constant
-    monkeypatch.setattr(training, "optimal_constant", lambda task: 1.03 * original(task))
+    original = optima.optimal_constant
+    monkeypatch.setattr(optima, "optimal_constant", lambda task: 1.03 * original(task))
     assert not run(claim).passed
 
 
@@ -153,11 +155,11 @@ def test_limit_rows_agree_and_see_the_linear_response(monkeypatch):
 
 def test_gradient_errors_of_prompts_and_a_changed_constant(monkeypatch):
     effort = Effort("small", 4_000, 1, (20,), (20,))
-    rows, exponents, _ = largeprompt.gradient_rows(effort)
+    rows, exponents, _ = largeprompt_gradients.gradient_rows(effort)
     assert not any(row.verdict == DEVIATES for row in (*rows, *exponents))
-    original = largeprompt.gradient_constant
-    monkeypatch.setattr(largeprompt, "gradient_constant", lambda *a: 1.5 * original(*a))
-    changed, _, _ = largeprompt.gradient_rows(effort)
+    original = largeprompt_gradients.gradient_constant
+    monkeypatch.setattr(largeprompt_gradients, "gradient_constant", lambda *a: 1.5 * original(*a))
+    changed, _, _ = largeprompt_gradients.gradient_rows(effort)
     assert {r.setting["gradient in"] for r in changed if r.verdict == DEVIATES} == {"U"}
 
 
