@@ -55,6 +55,7 @@ class SoftmaxAttention:
     skip: bool | tuple[sp.Expr, ...]
     feature_values: bool | tuple[tuple[sp.Expr, ...], ...]
 
+    @checks.named
     def __init__(
         self,
         heads: Any = None,
@@ -246,7 +247,10 @@ def on_specifications(
 
     @wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        given = bind(*args, **kwargs).arguments
+        try:
+            given = bind(*args, **kwargs).arguments
+        except TypeError:
+            raise checks.wrong_call(function, args, kwargs) from None
         for name, value in given.items():
             kind, example = _EXAMPLES[name]
             if not isinstance(value, kind):

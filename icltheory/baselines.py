@@ -40,8 +40,10 @@ def least_squares_risk(task: LinearRegression) -> Formula:
         task.noise_var * moment,
         validity=sp.And(n > task.dim + 1, task.validity),
         steps=(
-            Step("E tr S^{-1} of the whitened Gram matrix", sp.Eq(sp.Symbol("w_1"), moment)),
-            Step("noise through the inverse", sp.Eq(_RISK, task.noise_var * moment)),
+            Step(
+                "w_1 = E tr S^{-1} of the whitened Gram matrix S", sp.Eq(sp.Symbol("w_1"), moment)
+            ),
+            Step("risk, noise through the inverse", sp.Eq(_RISK, task.noise_var * moment)),
         ),
     )
 
@@ -87,9 +89,12 @@ def _bayes_expansion(task: LinearRegression, order: int) -> Formula:
         validity=task.validity,
         steps=(
             Step(
-                "posterior covariance over the noise: (c + S)^{-1}", sp.Eq(sp.Symbol("c"), penalty)
+                "posterior covariance over the noise, (c + S)^{-1}", sp.Eq(sp.Symbol("c"), penalty)
             ),
-            Step("inverse moments of S, expanded in 1/n", sp.Eq(_RISK, expr, evaluate=False)),
+            Step(
+                "risk, from inverse moments of S expanded in 1/n",
+                sp.Eq(_RISK, expr, evaluate=False),
+            ),
         ),
     )
 

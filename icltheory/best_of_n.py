@@ -53,12 +53,17 @@ def normal_maximum_mean(samples: Any = samples_symbol) -> Formula:
     if number == 1:
         return Formula("mean of one standard normal variable", sp.S.Zero)
     # The density of the maximum is the derivative of Phi^N.
-    below = sp.Dummy("Phi", positive=True)
+    below = sp.Symbol("Phi", positive=True)
     weight = sp.powsimp(sp.diff(below**number, below))
     return Formula(
         "mean of the maximum of N standard normal variables",
         normal_mean(G * weight.subs(below, normal_tail(-G))),
-        steps=(Step("density of the maximum over phi", sp.Eq(sp.Symbol("f"), weight)),),
+        steps=(
+            Step(
+                "density of the maximum over that of one variable, Phi its distribution function",
+                sp.Eq(sp.Symbol("f"), weight),
+            ),
+        ),
     )
 
 
@@ -155,8 +160,8 @@ class Candidates:
             "total risk of best-of-N, Gaussian form",
             expr,
             steps=(
-                Step("covariance of loss and error", sp.Eq(sp.Symbol("Cov"), covariance)),
-                Step("standard deviation of the loss", sp.Eq(sp.Symbol("sd"), scale)),
+                Step("covariance Cov of loss and error", sp.Eq(sp.Symbol("Cov"), covariance)),
+                Step("standard deviation sd of the loss", sp.Eq(sp.Symbol("sd"), scale)),
             ),
         )
 
@@ -185,7 +190,8 @@ class Candidates:
             risk.subs(noise_std, scale),
             steps=(
                 Step(
-                    "risk to second order in the noise", sp.Eq(sp.Symbol("R"), risk, evaluate=False)
+                    "risk R to second order in the noise",
+                    sp.Eq(sp.Symbol("R"), risk, evaluate=False),
                 ),
             ),
             minimizer=sp.Dict({noise_std: scale}),
@@ -376,15 +382,18 @@ def oracle_selection_risk(
         at((_DIM * sp.factor(risk.subs(_S2, best))).subs(_SHRINK, solution)),
         steps=(
             Step(
-                "tilted risk of a coordinate, D = 1 + 2 tilt s^2", sp.Eq(sp.Symbol("r"), at(risk))
+                "tilted risk r of a coordinate, noise variance s2, D = 1 + 2 tilt s2",
+                sp.Eq(sp.Symbol("r"), at(risk)),
             ),
-            Step("best s^2", sp.Eq(_S2, at(best))),
+            Step("best noise variance s2", sp.Eq(_S2, at(best))),
             Step(
                 "ln N a coordinate",
                 sp.Eq(at(sp.log(_COUNT) / _DIM), reached, evaluate=False),
             ),
         ),
-        minimizer=sp.Dict({noise_std: at(sp.sqrt(best.subs(_SHRINK, solution)))}),
+        minimizer=sp.Dict(
+            {noise_std: at(sp.sqrt(sp.factor_terms(sp.expand(best.subs(_SHRINK, solution)))))}
+        ),
         attained=True,
     )
 

@@ -110,7 +110,7 @@ class BinaryChannel:
         """
         u = sp.Dummy("u", real=True)
         slope = sp.factor(sp.diff(self.posterior_log_odds(u).expr, u))
-        step = Step("slope of the posterior log-odds in u", sp.Eq(sp.Symbol("b"), slope))
+        step = Step("slope b of the posterior log-odds in u", sp.Eq(sp.Symbol("b"), slope))
         return self._formula("calibrated temperature", 1 / slope, (step,))
 
     def best_threshold(self) -> Formula:
@@ -318,7 +318,7 @@ def _channel(
     origin = checks.scalar(start, "start")
     moment = require_prior(prior).second_moment(dim, origin)
     noise = sp.factor(moment * (square - mean**2) + (risk.expr - square))
-    steps = (Step("squared contraction along w*", sp.Eq(sp.Symbol("beta_t"), mean)),)
+    steps = (Step("contraction beta_t along w*", sp.Eq(sp.Symbol("beta_t"), mean)),)
     return BinaryChannel(
         Formula("gain of the binary channel", 1 - mean, risk.validity, SOURCES, steps),
         Formula("noise of the binary channel", noise, risk.validity, SOURCES, steps),

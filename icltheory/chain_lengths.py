@@ -85,7 +85,9 @@ def optimal_chain_length(noise: Any = sample_noise) -> Formula:
         "best number of thoughts, gamma = 1",
         sp.Max(0, sp.ceiling(sp.expand(crossing))),
         references=SOURCES,
-        steps=(Step("relative gain of a thought", sp.Eq(sp.Symbol("g"), lost, evaluate=False)),),
+        steps=(
+            Step("relative gain g of thought t + 1", sp.Eq(sp.Symbol("g"), lost, evaluate=False)),
+        ),
     )
 
 

@@ -26,14 +26,18 @@ from icltheory.contraction import (
 from icltheory.errors import DivergingMoments, InvalidInput
 from icltheory.formula import CHEN, DERIVED_HERE, Formula, Step
 from icltheory.laws.spectra import MARCHENKO_PASTUR
+from icltheory.readable import collected
 from icltheory.solver_steps import number_of_steps, sequence
 from icltheory.symbols import d as dim_symbol
+from icltheory.symbols import eta, label_noise_var, noise_std
 from icltheory.symbols import gamma as gamma_symbol
 from icltheory.symbols import label_noise_ratio as ratio_symbol
 from icltheory.symbols import n as length_symbol
 
 _MODEL = CHEN.at("the chain with injected noise; the formulas are derived here")
 _FAR = 2  # a mean bias so many times the limit is no longer what a prompt shows
+
+_COLLECTED = 200  # terms of a risk whose coefficients are factored
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class NoisyDecoding:
         diverges on every prompt.
 
         >>> NoisyDecoding(0.5, 0, 1).limit_risk().expr
-        gamma/4 + 1/4
+        (gamma + 1)/4
         """
         ratio = checks.positive(gamma, "gamma", "0.5")
         if label_noise_ratio is None:
@@ -266,4 +270,10 @@ def _nonnegative(value: Any, name: str) -> sp.Expr:
 
 
 def _tidy(expr: sp.Expr) -> sp.Expr:
-    return sp.expand(expr)
+    """Collected in the step size and the noises where they are symbols, unless it is very long."""
+    expr = sp.expand(expr)
+    used = [s for s in (eta, noise_std, label_noise_var, ratio_symbol) if expr.has(s)]
+    few = len(sp.Add.make_args(expr)) <= _COLLECTED
+    if not (few and expr.free_symbols - set(used) and expr.is_polynomial(*used)):
+        return expr
+    return collected(expr, *used)

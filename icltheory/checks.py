@@ -2,15 +2,86 @@
 
 Floats become the rational number that their shortest decimal form denotes (0.1 becomes 1/10), so
 that derivations stay exact. Text is never parsed: a string is refused. NumPy scalars, arrays and
-torch tensors are read through `.tolist()`, so none of these packages is imported here.
+torch tensors are read through `.tolist()`, so none of these packages is imported here. Calls with
+wrong names of arguments are refused with the right ones (`named`).
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, TypeVar
 
 import sympy as sp
 
 from icltheory.errors import InvalidInput
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# What users write for the letters of the papers.
+_LETTERS = {
+    "d": "dim",
+    "n": "prompt_length",
+    "L": "prompt_length",
+    "k": "score_scale",
+    "v": "value_scale",
+    "eta": "step_size",
+    "sigma": "noise_std",
+    "lr": "learning_rate",
+}
+
+
+def named(function: F) -> F:
+    """A function or `__init__` whose wrong calls are refused with the names of its arguments.
+
+    Python's own message names the wrong argument alone. Only calls that failed are looked at.
+
+    >>> @named
+    ... def risk(dim, *, noise_var=0): ...
+    >>> risk(5, noise=1)
+    Traceback (most recent call last):
+    icltheory.errors.InvalidInput: risk has no argument 'noise'; meant noise_var? It takes: dim, noise_var.
+    """
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TypeError as error:
+            # Raised inside the function it would have come from a frame below this one.
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                raise
+            raise wrong_call(function, args, kwargs) from None
+
+    return call  # type: ignore[return-value]
+
+
+def wrong_call(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> InvalidInput:
+    """The refusal of a call that does not fit the signature."""
+    name = function.__qualname__.removesuffix(".__init__")
+    known = signature(function).parameters
+    first = len(known) - len(known := {k: p for k, p in known.items() if k != "self"})
+    places = [k for k, p in known.items() if p.kind is not Parameter.KEYWORD_ONLY]
+    given = places[: len(args) - first]
+    said, meant = [], set()
+    for wrong in (k for k in kwargs if k not in known):
+        free = [k for k in known if k not in given and k not in kwargs]
+        near = [_LETTERS[wrong]] if wrong in _LETTERS else get_close_matches(wrong, free, 1)
+        meant.update(near)
+        hint = f"; meant {near[0]}?" if near and near[0] in free else "."
+        said.append(f"{name} has no argument {wrong!r}{hint}")
+    if twice := [k for k in given if k in kwargs]:
+        said.append(f"{name} got {', '.join(twice)} twice, by position and by name.")
+    if (count := len(args) - first) > len(places):
+        said.append(
+            f"{name} takes {len(places)} arguments by position, not {count}: name the others."
+        )
+    needed = [k for k, p in known.items() if p.default is Parameter.empty]
+    if missing := [k for k in needed if k not in {*given, *kwargs, *meant}]:
+        said.append(f"{name} needs {' and '.join(missing)}.")
+    return InvalidInput(f"{' '.join(said)} It takes: {', '.join(known)}.")
 
 
 def plain(value: Any) -> Any:
@@ -109,3 +180,12 @@ def rows(value: Any, name: str) -> list[list[sp.Expr]]:
     if not out or any(len(row) != len(out[0]) for row in out) or not out[0]:
         raise InvalidInput(f"{name} has rows of lengths {[len(r) for r in out]}; pass equal rows.")
     return out
+
+
+def counted(count: Any, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "step"), counted(2, "step")
+    ('1 step', '2 steps')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

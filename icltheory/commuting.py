@@ -15,9 +15,9 @@ import sympy as sp
 
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula
+from icltheory.latex_lines import to_latex
 from icltheory.laws.pairing import ROW, Chains
 from icltheory.matrices import Square
-from icltheory.symbols import LATEX_NAMES
 
 A_EIGENVALUE = sp.Symbol("a_i", real=True)
 _NAMES = {"Sigma": "lambda", "S": "s", "Sigma_q": "nu"}
@@ -71,10 +71,7 @@ class CommutingFlow:
         )
 
     def _repr_latex_(self) -> str:
-        show = [
-            sp.latex(e, symbol_names=LATEX_NAMES)
-            for e in (self.velocity_a, self.velocity_b, self.decay)
-        ]
+        show = [to_latex(e) for e in (self.velocity_a, self.velocity_b, self.decay)]
         rows = (
             rf"\dot a_i &= {show[0]}",
             rf"\dot b &= \sum_i {show[1]}",

@@ -10,6 +10,7 @@ from typing import Any
 
 import sympy as sp
 
+from icltheory.readable import joined
 from icltheory.symbols import k, t
 
 
@@ -56,7 +57,8 @@ def combine_opposite_powers(expr: sp.Expr) -> sp.Expr:
 
     combined = distribute(expr.replace(sp.Pow, through_artanh))
     collected = sp.collect(combined, sorted(combined.atoms(sp.sinh, sp.cosh), key=str))
-    return sp.Add(*(sp.factor_terms(term) for term in sp.Add.make_args(collected)))
+    terms = [joined(sp.factor_terms(term)) for term in sp.Add.make_args(collected)]
+    return sp.Add(*terms)
 
 
 def apart(expr: sp.Expr, variable: sp.Expr) -> sp.Expr:

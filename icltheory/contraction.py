@@ -21,6 +21,7 @@ from icltheory.errors import InvalidInput
 from icltheory.formula import DERIVED_HERE, Formula, Reference, Step
 from icltheory.laws.spectra import MARCHENKO_PASTUR, limit_trace_moment, marchenko_pastur_resolvent
 from icltheory.laws.wishart import wishart_trace_moment
+from icltheory.readable import collected, positive
 from icltheory.solver_steps import number_of_steps
 from icltheory.symbols import d as dim_symbol
 from icltheory.symbols import eta, z
@@ -56,7 +57,7 @@ def contraction_moment(
     >>> contraction_moment(4, 20, 10, 0.5).expr
     3061/12800
     >>> contraction_moment(2).expr
-    d*eta**2/n + eta**2 + eta**2/n - 2*eta + 1
+    eta**2*(d/n + 1 + 1/n) - 2*eta + 1
     """
     length = checks.positive_integer(n, "n", "n=20")
     dim = checks.positive_integer(d, "d", "d=10")
@@ -64,11 +65,14 @@ def contraction_moment(
     numbers = length.is_Integer and dim.is_Integer
     j = power_number(power, LARGEST_EXACT if numbers else LARGEST_SYMBOLIC)
     coefficients = _coefficients(j, length, dim)
+    expr = _binomial_sum(coefficients, step)
+    names = _moment_names(coefficients, expr)
     return Formula(
         f"contraction moment of order {j}",
-        _binomial_sum(coefficients, step),
+        expr,
         references=(DERIVED_HERE, BIDIAGONAL),
-        steps=_steps(j, coefficients),
+        steps=_steps(j, coefficients, bool(names)),
+        abbreviations=names,
     )
 
 
@@ -81,7 +85,7 @@ def contraction_moment_limit(
     `numeric.contraction_moments_limit`.
 
     >>> contraction_moment_limit(2).expr
-    eta**2*gamma + eta**2 - 2*eta + 1
+    eta**2*(gamma + 1) - 2*eta + 1
     >>> contraction_moment_limit(5, 0.3, 0.5).evalf(9)
     0.124746875
     """
@@ -89,11 +93,14 @@ def contraction_moment_limit(
     step = checks.positive(step_size, "step_size", "0.5")
     j = power_number(power, LARGEST_LIMIT if ratio.is_number else LARGEST_SYMBOLIC)
     coefficients = tuple(_limit_moment(k, ratio) for k in range(j + 1))
+    expr = _binomial_sum(coefficients, step)
+    names = _moment_names(coefficients, expr)
     return Formula(
         f"contraction moment of order {j}, d/n -> gamma",
-        _binomial_sum(coefficients, step),
+        expr,
         references=(MARCHENKO_PASTUR, DERIVED_HERE),
-        steps=_steps(j, coefficients),
+        steps=_steps(j, coefficients, bool(names)),
+        abbreviations=names,
     )
 
 
@@ -120,13 +127,14 @@ def best_step_condition(
     after = contraction_moment(2 * int(count), n, d, step_size)
     step = checks.positive(step_size, "step_size", "0.5")
     slope = sp.expand((before.expr - after.expr) / step)
+    slope = slope if step.is_number else collected(slope, step)
     return Formula(
-        f"condition of the best step for {count} steps",
+        f"condition of the best step for {checks.counted(count, 'step')}",
         slope,
         references=(DERIVED_HERE,),
         steps=(
             Step(
-                "slope of the moment in eta, over -2t",
+                "condition C, the slope of the moment in eta over -2 steps",
                 sp.Eq(sp.Symbol("C"), slope, evaluate=False),
             ),
         ),
@@ -170,7 +178,7 @@ def contraction_generating_function(gamma: Any = gamma_symbol, step_size: Any = 
         references=(MARCHENKO_PASTUR, DERIVED_HERE),
         steps=(
             Step(
-                "resolvent at (1 - z)/(z eta), over z eta",
+                "resolvent m of S/n at -z; wanted at (1 - z)/(z eta), over z eta",
                 sp.Eq(sp.Symbol("m"), marchenko_pastur_resolvent(gamma=ratio).expr, evaluate=False),
             ),
         ),
@@ -183,13 +191,17 @@ def generating(gamma: sp.Expr, step: sp.Expr) -> sp.Expr:
     resolvent = marchenko_pastur_resolvent(point, gamma).expr
     (square_root,) = (x for x in resolvent.atoms(sp.Pow) if x.exp == sp.S.Half and x.has(point))
     where = (1 - z) / (z * step)
-    radicand = sp.expand(sp.cancel(square_root.base.subs(point, where) * (z * step) ** 2))
+    inside, over = square_root.base, z * step
+    square = next(x for x in inside.args if x.is_Pow and x.exp == 2)
+    known = sp.expand(over * square.base.subs(point, where)) ** 2
+    radicand = known + over**2 * (inside - square).subs(point, where)
+    radicand = radicand if radicand.free_symbols - {z} else sp.expand(radicand)
     value = resolvent.xreplace({square_root: root / (z * step)}).subs(point, where) / (z * step)
     numerator, denominator = sp.fraction(sp.cancel(value))
     parts = sp.Poly(numerator, root)
     scale = parts.coeff_monomial(root)
-    rest = sp.cancel(parts.coeff_monomial(1) / scale)
-    return (sp.sqrt(radicand) + rest) / sp.factor(sp.cancel(denominator / scale))
+    linear = sp.cancel(parts.coeff_monomial(1) / scale)
+    return positive((sp.sqrt(radicand) + linear) / sp.factor(sp.cancel(denominator / scale)))
 
 
 # -- sums of moments -----------------------------------------------------------------------------
@@ -275,16 +287,30 @@ def _limit_moment(power: int, gamma: sp.Expr) -> sp.Expr:
 
 
 def _binomial_sum(coefficients: tuple[sp.Expr, ...], step: sp.Expr) -> sp.Expr:
-    """sum_k binomial(j, k) (-step)^k m_k, expanded."""
+    """sum_k binomial(j, k) (-step)^k m_k, in the moments; expanded at a number for the step."""
     j = len(coefficients) - 1
     terms = (comb(j, k) * (-step) ** k * m for k, m in enumerate(coefficients))
-    return sp.expand(sp.Add(*terms))
+    if step.is_number or not any(m.free_symbols for m in coefficients):
+        return sp.expand(sp.Add(*terms))
+    return sp.Add(*terms)
 
 
-def _steps(j: int, coefficients: tuple[sp.Expr, ...]) -> tuple[Step, ...]:
-    named = [Step(f"moment {k}", _equal(f"m_{k}", m)) for k, m in enumerate(coefficients) if k > 1]
-    moments = sp.Add(*(comb(j, k) * (-eta) ** k * sp.Symbol(f"m_{k}") for k in range(j + 1)))
-    return *named[:6], Step("binomial sum", _equal(f"beta_{j}", moments))
+def _moment_names(coefficients: tuple[sp.Expr, ...], expr: sp.Expr) -> sp.Dict:
+    """m_3, m_4, ... where the moments are parts of a long sum."""
+    named = {sp.Symbol(f"m_{k}"): m for k, m in enumerate(coefficients) if m.is_Add}
+    return sp.Dict({s: m for s, m in named.items() if expr.has(m)} if len(named) > 1 else {})
+
+
+def _steps(j: int, coefficients: tuple[sp.Expr, ...], named: bool) -> tuple[Step, ...]:
+    """The binomial sum of the moments, which come first where they are not `named` beside it."""
+    moments = tuple(
+        Step(f"moment m_{k} = E (1/d) tr (S/n)^{k}", _equal(f"m_{k}", m))
+        for k, m in enumerate(coefficients)
+        if k > 1
+    )
+    total = sp.Add(*(comb(j, k) * (-eta) ** k * sp.Symbol(f"m_{k}") for k in range(j + 1)))
+    title = "binomial sum, with m_k = E (1/d) tr (S/n)^k and m_0 = m_1 = 1"
+    return *(() if named else moments[:5]), Step(title, _equal(f"beta_{j}", total))
 
 
 def _equal(name: str, value: sp.Expr) -> sp.Basic:

@@ -90,7 +90,8 @@ def best_contraction(steps: Any = steps_symbol, gamma: Any = gamma_symbol) -> Fo
         steps=(
             Step("opposite contractions at both edges", sp.Eq(eta, step, evaluate=False)),
             Step(
-                "generating function, sqrt(1 - 4 q z^2)", sp.Eq(sp.Symbol("q"), q, evaluate=False)
+                "q of the generating function, whose root is sqrt(1 - 4 q z^2)",
+                sp.Eq(sp.Symbol("q"), q, evaluate=False),
             ),
         ),
         minimizer=sp.Dict({eta: step}),

@@ -205,7 +205,9 @@ class Convention:
         return c, {symbol: x for symbol, x in scalars.items() if x != 1}
 
     def _described(self, out: Formula, source: Formula, where: str) -> Formula:
-        step = Step(f"converted from '{source.name}'", sp.Eq(sp.Symbol("r"), source.expr))
+        step = Step(
+            f"converted from '{source.name}', in its letters", sp.Eq(sp.Symbol("r"), source.expr)
+        )
         return replace(
             out,
             name=f"{source.name}, {where}",

@@ -74,7 +74,7 @@ def limit_point(
     end = sign * sp.sqrt(root)
     scale = inverse * (1 / end)
     steps = (
-        Step("zero risk and the conserved balance", equation),
+        Step("zero risk and the conserved balance, for b_squared = b^2", equation),
         Step("positive root", sp.Eq(square, root)),
     )
     matrix = scale.scale * sp.Identity(task.dim) if scale.is_isotropic else scale.to_matrix()
@@ -201,11 +201,13 @@ def _rates(task: LinearRegression, query_cov: Square | None) -> dict[str, Formul
         "escape_time": sp.And(
             level < 1, stop * a0 * b0 < level, sp.Ne(b0 + sp.sqrt(ratio) * a0, 0)
         ),
-        "global": sp.StrictGreaterThan(depth, 0),
+        # depth is a multiple of x (2 - x) in x = stop a0 b0.
+        "global": sp.And(a0 * b0 > 0, a0 * b0 < 2 / stop),
     }
     for key, (name, expr) in entries.items():
         holds = sp.And(validity.get(key, sp.true), task.validity)
-        out[key] = Formula(name, expr, holds, _SOURCES)
+        names = sp.Dict({sp.Symbol("Delta"): invariant} if key == "escape_time" else {})
+        out[key] = Formula(name, expr, holds, _SOURCES, abbreviations=names)
     return out
 
 

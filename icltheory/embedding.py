@@ -179,8 +179,11 @@ def block_dimension_limit(heads: Any, sign_sum: Any = None) -> Formula:
         sp.diff(numerator, y).subs(y, best),
         references=_SOURCES,
         steps=(
-            Step("V/((R + noise) d) at t = y H/d", sp.Eq(sp.Symbol("V"), limit, evaluate=False)),
-            Step("stationary", sp.Eq(stationary, 0, evaluate=False)),
+            Step(
+                "loss constant over its infimum, V/((R + noise_var) d), at t = y H/d",
+                sp.Eq(sp.Symbol("V"), limit, evaluate=False),
+            ),
+            Step("stationary in y", sp.Eq(stationary, 0, evaluate=False)),
         ),
         minimizer=sp.Dict({y: best}),
         attained=total != 0,
@@ -288,15 +291,18 @@ def _formula(
         validity=sp.And(task.validity, _smallest_edge(conditions)),
         references=_SOURCES,
         steps=(
-            Step("kernel of two different blocks", sp.Eq(sp.Symbol("F_0"), between)),
+            Step("kernel F_0 of two different blocks", sp.Eq(sp.Symbol("F_0"), between)),
             *(
                 Step(
-                    f"kernel of a block of dimension {group.size}",
+                    f"kernel F of a block of dimension {group.size}",
                     sp.Eq(sp.Symbol("F"), sp.Mul(*_own(task, group)[:2], evaluate=False)),
                 )
                 for group in groups
             ),
-            Step("sum over the heads", sp.Eq(sp.Symbol("V"), plain, evaluate=False)),
+            Step(
+                "loss constant V, summed over the heads",
+                sp.Eq(sp.Symbol("V"), plain, evaluate=False),
+            ),
         ),
     )
 

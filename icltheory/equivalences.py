@@ -20,6 +20,7 @@ from icltheory.errors import InvalidInput
 from icltheory.formula import DERIVED_HERE, FU, Formula, Step
 from icltheory.late_residuals import late_exponent
 from icltheory.laws.spectra import MARCHENKO_PASTUR, limit_trace_moment
+from icltheory.readable import joined
 from icltheory.solvers import (
     GradientDescent,
     MatrixIteration,
@@ -93,8 +94,8 @@ def late_decay(solver: Solver, nu: Any = NU, steps: Any = STEPS) -> Formula:
         expr,
         references=_SOURCES,
         steps=(
-            Step("exponent of lam per step", sp.Eq(sp.Symbol("N"), reached)),
-            Step("edge of the spectrum", sp.Eq(sp.Symbol("a"), (nu - 1) / 2)),
+            Step("exponent N of lam that the steps reach", sp.Eq(sp.Symbol("N"), reached)),
+            Step("density lam^a at the edge of the spectrum", sp.Eq(sp.Symbol("a"), (nu - 1) / 2)),
         ),
     )
 
@@ -143,14 +144,14 @@ def matched_steps(
         references=_SOURCES,
         steps=(
             Step(
-                "late residual",
+                "late residual r_1",
                 sp.Eq(sp.Symbol("r_1"), sp.exp(-first * reached * lam**first_power)),
             ),
             Step(
-                "of the other",
+                "late residual r_2 of the other, at as many steps",
                 sp.Eq(sp.Symbol("r_2"), sp.exp(-second * target * lam**second_power)),
             ),
-            Step("constant of the criterion", sp.Eq(sp.Symbol("C"), constant)),
+            Step("constant C of the criterion", sp.Eq(sp.Symbol("C"), constant)),
         ),
     )
 
@@ -184,7 +185,7 @@ def edge_cosine(nu: Any = NU) -> Formula:
     norms = _edge_mass(half, sp.Integer(2), 2) * _edge_mass(half, 2 * ratio, 1)
     return Formula(
         "cosine of late residuals, gradient descent against Newton",
-        _overlap(half) / sp.sqrt(norms),
+        joined(sp.expand_power_base(_overlap(half) / sp.sqrt(norms))),
         references=_SOURCES,
     )
 
@@ -229,7 +230,12 @@ def frobenius_cost() -> Formula:
         expr,
         validity=sp.Ge(frobenius, lam_max**2),
         references=_SOURCES,
-        steps=(Step("powers to an accuracy go with 1/alpha", sp.Eq(sp.Symbol("k"), expr)),),
+        steps=(
+            Step(
+                "powers to an accuracy go with 1/alpha, additional steps k",
+                sp.Eq(sp.Symbol("k"), expr),
+            ),
+        ),
     )
 
 
@@ -245,7 +251,7 @@ def frobenius_cost_limit() -> Formula:
         "Frobenius norm of S^2 over its largest eigenvalue",
         expr,
         references=(MARCHENKO_PASTUR, DERIVED_HERE),
-        steps=(Step("fourth moment", sp.Eq(sp.Symbol("m_4"), limit_trace_moment(4, gamma))),),
+        steps=(Step("fourth moment m_4", sp.Eq(sp.Symbol("m_4"), limit_trace_moment(4, gamma))),),
     )
 
 

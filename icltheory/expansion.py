@@ -36,6 +36,7 @@ from icltheory.laws.gaussian import quadratic_tilt, tilted_mean, wick_moment
 from icltheory.laws.tokens import TokenLaw
 from icltheory.limit import gradient_at, head_limit, hessian_at
 from icltheory.matrices import Square
+from icltheory.symbols import noise_var
 from icltheory.task import LinearRegression
 
 # Kernel variables: u = q_h'Sigma q_l, c = q_h'Sigma M Sigma q_l, and the scalars R, noise_var.
@@ -96,6 +97,18 @@ def influence_kernel(kind: str) -> Kernel:
     return Kernel(over_coefficients, sp.diff(sp.expand(log_normaliser + log_weight), U))
 
 
+def kernel_step(
+    kernel: Kernel, what: str, forms: str = "q_h'Sigma q_l, c = q_h'Sigma M Sigma q_l"
+) -> Step:
+    """The kernel as a step of a derivation, with its letters in words; `what` has it as K.
+
+    `forms`: u and c as they are in this derivation.
+    """
+    value = kernel.polynomial * sp.exp(kernel.rate * U)
+    title = f"{what}, u = {forms}, signal R = tr(Sigma M), M = E theta theta'"
+    return Step(title, sp.Eq(sp.Symbol("K"), value.subs(NOISE, noise_var)))
+
+
 def query_average(
     task: LinearRegression, kernel: Kernel, first: Square, second: Square
 ) -> PairAverage:
@@ -136,7 +149,7 @@ def weight_moment(law: TokenLaw, u: Any, power: int = 2) -> Formula:
     >>> u = sp.Symbol("u")
     >>> rho = weight_moment(Laplace(dim=1), [u])
     >>> sp.factor(rho.expr), rho.validity
-    (-(u - 1)**2*(u + 1)**2/((2*u - 1)*(2*u + 1)), 2*Abs(u) < 1)
+    (-(u - 1)**2*(u + 1)**2/((2*u - 1)*(2*u + 1)), Abs(u) < 1/2)
     """
     power = checks.integer(power, "power", 1, "2")
     point = _inside(law, u, power)
@@ -184,7 +197,10 @@ def leading_bias(law: TokenLaw, u: Any, order: int = 1) -> Formula:
         validity=law.domain([(order + 1) * x for x in point]),
         references=(DERIVED_HERE,),
         steps=(
-            Step("E w^2 of the softmax weight", sp.Eq(sp.Symbol("rho_2"), _rho(law, point, 2))),
+            Step(
+                "rho_2 = E w^2 of the softmax weight",
+                sp.Eq(sp.Symbol("rho_2"), _rho(law, point, 2)),
+            ),
         ),
     )
 
@@ -216,7 +232,12 @@ def leading_covariance(law: TokenLaw, u: Any, w: Any = None) -> Formula:
         sp.ImmutableMatrix(product * sp.exp(log_weight)),
         validity=sp.And(*doubled),
         references=(BOURSIER, DERIVED_HERE),
-        steps=(Step("E of the two weights", sp.Eq(sp.Symbol("rho"), sp.exp(log_weight))),),
+        steps=(
+            Step(
+                "rho = E of the product of the two weights",
+                sp.Eq(sp.Symbol("rho"), sp.exp(log_weight)),
+            ),
+        ),
     )
 
 

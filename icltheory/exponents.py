@@ -73,7 +73,7 @@ def concentration_exponent() -> Formula:
         sp.Piecewise((value.subs(back), slow), (at_zero, True)),
         references=_SOURCES,
         steps=(
-            Step("cost of a rare query", sp.Eq(sp.Symbol("cost"), beta**2 / tau**2)),
+            Step("cost of a rare query, over log n", sp.Eq(sp.Symbol("cost"), beta**2 / tau**2)),
             Step("stationary scale", sp.Eq(beta**2, best.subs(back))),
         ),
         minimizer=sp.Dict({beta: minimiser}),
@@ -122,10 +122,11 @@ def slow_decay_law() -> Formula:
         references=(DERIVED_HERE,),
         steps=(
             Step(
-                "squared error of one rare token",
+                "squared error of one rare token, c = (1 + sqrt(1 + 4/tau^2))/2",
                 sp.Eq(sp.Symbol("error"), weight.subs(c, sp.Symbol("c"))),
             ),
         ),
+        abbreviations=sp.Dict({sp.Symbol("q"): back[_y]}),
     )
 
 
@@ -146,9 +147,9 @@ def _phases() -> tuple[list[tuple[sp.Expr, sp.Expr]], tuple[Step, ...]]:
     ]
     names = {_x: sp.Symbol("x"), _b: beta}
     steps = (
-        Step("exponent of the normaliser", sp.Eq(sp.Symbol("D"), bulk.subs(names))),
-        Step("best level below the share 1", sp.Eq(sp.Symbol("x"), top.subs(names))),
-        Step("level of share 1", sp.Eq(sp.Symbol("x"), _kink(bulk).subs(names))),
+        Step("exponent D of the normaliser", sp.Eq(sp.Symbol("D"), bulk.subs(names))),
+        Step("best level x of a token below the share 1", sp.Eq(sp.Symbol("x"), top.subs(names))),
+        Step("level x of the share 1", sp.Eq(sp.Symbol("x"), _kink(bulk).subs(names))),
     )
     return pieces, steps
 

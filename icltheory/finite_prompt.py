@@ -18,11 +18,12 @@ import sympy as sp
 from icltheory import checks
 from icltheory.attention import SoftmaxAttention
 from icltheory.errors import InvalidInput, OutOfDomain
-from icltheory.expansion import NOISE, SIGNAL, C, U, influence_kernel
+from icltheory.expansion import NOISE, SIGNAL, C, U, influence_kernel, kernel_step
 from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.laws.gaussian import QuadraticTilt, quadratic_tilt, tilted_mean
 from icltheory.limit import combined_scores, head_limit
 from icltheory.matrices import Square
+from icltheory.readable import collected, positive
 from icltheory.symbols import b, n
 from icltheory.task import LinearRegression, query_covariance
 
@@ -63,12 +64,10 @@ def valley_constant(task: LinearRegression, query_cov: Any = None) -> Formula:
         validity=sp.And(finite, task.validity),
         references=_SOURCES,
         steps=(
-            Step(
-                "kernel of the head, u = q'Sigma q and c = q'Sigma M Sigma q",
-                sp.Eq(sp.Symbol("K"), kernel.polynomial * sp.exp(kernel.rate * U)),
-            ),
-            Step("normaliser of the query's tilt", sp.Eq(sp.Symbol("N"), mean.normaliser)),
-            Step("mean of b^2 (R + noise + c)", sp.Eq(sp.Symbol("B"), bracket)),
+            kernel_step(kernel, "kernel K of the head", "q'Sigma q, c = q'Sigma M Sigma q"),
+            Step("normaliser N of the query's tilt", sp.Eq(sp.Symbol("N"), mean.normaliser)),
+            Step("mean B of b^2 (R + c + noise_var)", sp.Eq(sp.Symbol("B"), bracket)),
+            Step("loss constant F", sp.Eq(sp.Symbol("F"), sp.Symbol("N") * sp.Symbol("B"))),
         ),
     )
 
@@ -86,14 +85,19 @@ def optimal_valley_constant(task: LinearRegression, query_cov: Any = None) -> Fo
     (19.1555, 8.14005)
     """
     constant = valley_constant(task, query_cov)
-    y = sp.Symbol("y", positive=True)
-    slope = sum(sp.diff(factor, b) / factor for factor in sp.Mul.make_args(constant.expr))
-    numerator = sp.fraction(sp.cancel(sp.together((slope * b).subs(b, sp.sqrt(y)))))[0]
-    polynomial = sp.Poly(numerator, y)
+    y, names = sp.Symbol("y", positive=True), sp.Dict()
+    polynomial = _stationarity(constant, y)
     if polynomial.degree() == 2:
-        square = _upper_root(polynomial, task, query_cov)
+        half, root = _upper_root(task, query_cov, y)
+        square = (half + root) / 2
+        # In z = 2 b^2 = half + q, with q for the root.
+        z, q = sp.symbols("z q", positive=True)
+        expr = _in_fractions(constant.expr.subs(b, sp.sqrt(z / 2)), z)
+        expr = expr.subs(z, half + q).subs(q, root)
+        names = sp.Dict({q: root} if root.free_symbols else {})
     elif not polynomial.free_symbols_in_domain and not polynomial.as_expr().free_symbols - {y}:
         square = _best_root(polynomial, constant, y)
+        expr = constant.expr.subs(b, sp.sqrt(square))
     else:
         raise InvalidInput(
             "the best b is the root of a polynomial with symbolic coefficients; put numbers into the "
@@ -102,15 +106,19 @@ def optimal_valley_constant(task: LinearRegression, query_cov: Any = None) -> Fo
     best = sp.sqrt(square)
     return Formula(
         "optimal loss constant on the valley",
-        constant.expr.subs(b, best),
+        expr,
         validity=task.validity,
         references=constant.references,
         steps=(
             *constant.steps,
-            Step("stationary points of log F, y = b^2", sp.Eq(polynomial.as_expr(), 0)),
+            Step(
+                "stationary points of log F, a polynomial in y = b^2",
+                sp.Eq(collected(polynomial.as_expr(), y), 0),
+            ),
         ),
         minimizer=sp.Dict({b: best}),
         attained=True,
+        abbreviations=names,
     )
 
 
@@ -166,7 +174,13 @@ def valley_drift(task: LinearRegression, query_cov: Any = None) -> Formula:
     inverse = task.feature_cov.inverse()
     tangent = sp.diff(1 / b, b)
     length = 1 + tangent**2 * (inverse @ inverse.T).trace()
-    speed = -sp.diff(formula.expr / (2 * n), b) / length
+    # The derivative of the log is rational; the power of F stays one factor.
+    rate = sum(sp.diff(factor, b) / factor for factor in sp.Mul.make_args(formula.expr))
+    rest = [x for x in sp.Mul.make_args(formula.expr) if not x.is_Add]
+    brackets = sp.Mul(*(x for x in sp.Mul.make_args(formula.expr) if x.is_Add))
+    inside = positive(-sp.factor(sp.cancel(sp.together(rate * brackets / length))))
+    inside = sp.Mul(*(collected(x, b) if x.is_Add else x for x in sp.Mul.make_args(inside)))
+    speed = inside * sp.Mul(*rest) / (2 * n)
     return Formula(
         "drift along the valley",
         speed,
@@ -175,10 +189,12 @@ def valley_drift(task: LinearRegression, query_cov: Any = None) -> Formula:
         steps=(
             *formula.steps,
             Step(
-                "squared length of the tangent of (Sigma^{-1}/b, b)", sp.Eq(sp.Symbol("T"), length)
+                "squared length T of the tangent of the valley (Sigma^{-1}/b, b)",
+                sp.Eq(sp.Symbol("T"), length),
             ),
             Step(
-                "b' = -(d/db of half the risk) / T", sp.Eq(sp.Symbol("b'"), speed, evaluate=False)
+                "speed b' = -(d/db of half the risk F/n) / T",
+                sp.Eq(sp.Symbol("b'"), speed, evaluate=False),
             ),
         ),
     )
@@ -243,15 +259,12 @@ def head_expansion(
         validity=sp.And(*conditions),
         references=_SOURCES,
         steps=(
+            kernel_step(kernel, "n times the covariance K of two heads"),
             Step(
-                "covariance of two heads, u = q_h'Sigma q_l and c = q_h'Sigma M Sigma q_l",
-                sp.Eq(sp.Symbol("K"), kernel.polynomial * sp.exp(kernel.rate * U)),
-            ),
-            Step(
-                "n times the bias of a head, u = q'Sigma q",
+                "n times the bias B of a head, where u = q_h'Sigma q_h",
                 sp.Eq(sp.Symbol("B"), bias_factor * head_limit()[1] * sp.exp(bias_rate * U)),
             ),
-            Step("risk of the infinite prompt", sp.Eq(sp.Symbol("R_inf"), limit)),
+            Step("risk R_oo of the infinite prompt", sp.Eq(sp.Symbol("R_oo"), limit)),
         ),
     )
 
@@ -299,11 +312,12 @@ def optimal_linear_attention(task: LinearRegression, query_cov: Any = None) -> F
         validity=task.validity,
         references=_SOURCES,
         steps=(
-            Step(
-                "variance of one term, u = q'Sigma q and c = q'Sigma M Sigma q",
-                sp.Eq(sp.Symbol("K"), influence_kernel("linear").polynomial),
+            kernel_step(
+                influence_kernel("linear"),
+                "variance K of one term",
+                "q'Sigma q, c = q'Sigma M Sigma q",
             ),
-            Step("stationary point, G = b A", sp.Eq(symbol, shown, evaluate=False)),
+            Step("stationary point G = b A", sp.Eq(symbol, shown, evaluate=False)),
         ),
         minimizer=sp.Dict({symbol: shown}),
         attained=True,
@@ -336,9 +350,32 @@ def _query_mean(query: Square, form: Square, where: str = "") -> tuple[Quadratic
     return tilt, sp.S(tilt.finite)
 
 
-def _upper_root(polynomial: sp.Poly, task: LinearRegression, query_cov: Any) -> sp.Expr:
-    """The root of a quadratic beyond the bound on b^2, which the sign at the bound isolates."""
+def _stationarity(constant: Formula, y: sp.Symbol) -> sp.Poly:
+    """The numerator of b d log F / db as a polynomial in y = b^2."""
+    slope = sum(sp.diff(factor, b) / factor for factor in sp.Mul.make_args(constant.expr))
+    numerator = sp.fraction(sp.cancel(sp.together((slope * b).subs(b, sp.sqrt(y)))))[0]
+    return sp.Poly(numerator, y)
+
+
+def _in_fractions(expr: sp.Expr, z: sp.Symbol) -> sp.Expr:
+    """Partial fractions in z; a power of a quotient as the power of its inverse."""
+
+    def term(x: sp.Expr) -> sp.Expr:
+        if x.is_Pow and x.base.is_Add and not x.exp.is_Integer:
+            return sp.apart(sp.cancel(1 / x.base), z) ** -x.exp
+        return sp.Add(*(sp.apart(sp.cancel(part), z) for part in sp.Add.make_args(x)))
+
+    return sp.Mul(*map(term, sp.Mul.make_args(expr)))
+
+
+def _upper_root(task: LinearRegression, query_cov: Any, y: sp.Symbol) -> tuple[sp.Expr, sp.Expr]:
+    """(half, root) of the best 2 b^2 = half + root, beyond the bound on b^2, which isolates it.
+
+    With one symbol for the noise, so that an expression of the user's changes no form.
+    """
     ratio = (task.feature_cov.inverse() @ query_covariance(task, query_cov)).reduced()
+    noise = sp.Dummy("noise", nonnegative=True)
+    polynomial = _stationarity(valley_constant(task.replaced(noise_var=noise), query_cov), y)
     lead, middle, last = polynomial.all_coeffs()
     bound = 2 * ratio.scale if ratio.is_isotropic else sp.nan
     at_bound = sp.factor(polynomial.eval(bound) / lead)
@@ -347,8 +384,9 @@ def _upper_root(polynomial: sp.Poly, task: LinearRegression, query_cov: Any) -> 
             f"the sign of {at_bound} is undecided, so no minimiser can be isolated; declare the "
             f"symbols of the task with their sign, e.g. Symbol('D', positive=True)."
         )
-    half = sp.cancel(-middle / lead) / 2
-    return half + sp.sqrt(sp.factor(half**2 - sp.cancel(last / lead)))
+    half = sp.cancel(-middle / lead)
+    square = sp.expand(half**2 - 4 * sp.apart(sp.cancel(last / lead), noise))
+    return tuple(x.subs(noise, task.noise_var) for x in (half, sp.sqrt(square)))
 
 
 def _best_root(polynomial: sp.Poly, constant: Formula, y: sp.Symbol) -> sp.Expr:

@@ -15,10 +15,11 @@ from typing import Any
 import sympy as sp
 
 from icltheory import checks
+from icltheory.conditions import condition_text, isolated
 from icltheory.errors import InvalidInput, OutOfDomain
-from icltheory.latex_lines import broken, in_lines, stacked, visible_width
+from icltheory.latex_lines import broken, in_lines, stacked, to_latex, visible_width
 from icltheory.matrix_calculus import derivative, explicit, is_column, matrix_symbols
-from icltheory.symbols import LATEX_NAMES, SymbolInfo, describe
+from icltheory.symbols import SymbolInfo, describe
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Step:
     equation: sp.Basic
 
     def __str__(self) -> str:
-        return f"{self.title}: {self.equation}"
+        return f"{self.title}: {condition_text(self.equation)}"
 
     def latex(self) -> str:
         """LaTeX of the equation; long ones over several lines."""
@@ -154,6 +155,7 @@ class Explanation(str):
 
 _NONE = sp.Dict()
 _WIDE = 100  # letters of a formula with its notes that are shown on one line
+_SHORT = 8  # letters of a number that needs no decimals beside it
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,8 @@ class Formula:
     abbreviations: sp.Dict = _NONE
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "steps", Derivation(self.steps))
+        object.__setattr__(self, "steps", Derivation(dict.fromkeys(self.steps)))
+        object.__setattr__(self, "validity", isolated(self.validity))
 
     @property
     def symbols(self) -> tuple[SymbolInfo, ...]:
@@ -242,7 +245,7 @@ class Formula:
         validity = sp.S(self.validity.subs(table, simultaneous=True))
         if validity == sp.false:
             shown = ", ".join(f"{s} = {x}" for s, x in table.items())
-            raise OutOfDomain(f"{shown} is outside {self.validity}, where '{self.name}' holds.")
+            raise OutOfDomain(f"{shown} is outside {self.condition}, where '{self.name}' holds.")
         minimizer = self.minimizer
         if minimizer is not None:
             minimizer = sp.Dict({p: x.subs(table, simultaneous=True) for p, x in minimizer.items()})
@@ -256,6 +259,7 @@ class Formula:
             where=_substituted(self.where, table),
             abbreviations=_substituted(self.abbreviations, table),
         )
+        out = replace(out, abbreviations=_named(out.abbreviations, out.expr))
         return out._with_matrices({s.subs(table): x for s, x in matrices.items()})
 
     def _with_matrices(self, matrices: dict[Any, Any]) -> Formula:
@@ -300,7 +304,7 @@ class Formula:
             attained=None,
             steps=(),
             where=sp.Dict({k: x for k, x in where.items() if k in left}),
-            abbreviations=sp.Dict({k: x for k, x in self.abbreviations.items() if expr.has(x)}),
+            abbreviations=_named(self.abbreviations, expr),
         )
 
     def limit(self, symbol: Any, point: Any) -> sp.Expr:
@@ -328,10 +332,20 @@ class Formula:
 
     def latex(self) -> str:
         """LaTeX of the expression, in the canonical notation, with its abbreviations."""
-        lines = [sp.latex(self.abbreviated(), symbol_names=LATEX_NAMES)]
+        lines = [to_latex(self.abbreviated())]
         for name, part in self.abbreviations.items():
-            lines.append(f"{sp.latex(name)} = {sp.latex(part, symbol_names=LATEX_NAMES)}")
+            lines.append(f"{to_latex(name)} = {to_latex(part)}")
         return r",\quad ".join(lines)
+
+    @property
+    def condition(self) -> str:
+        """The validity as text.
+
+        >>> x = sp.Symbol("x")
+        >>> Formula("example", 1 / x, validity=sp.And(2 * x < 3, sp.Ne(x, 0))).condition
+        'x < 3/2 and x != 0'
+        """
+        return condition_text(self.validity)
 
     def abbreviated(self) -> Any:
         """The expression with its abbreviations in place of the parts they stand for."""
@@ -352,23 +366,34 @@ class Formula:
 
     def _repr_latex_(self) -> str:
         parts = [broken(self.abbreviated())]
+        if decimals := self._decimals():
+            parts[0][-1] += rf" \approx {decimals}"
         for symbol, value in (*self.abbreviations.items(), *self.where.items()):
             first, *more = broken(value)
-            parts.append([rf"{sp.latex(symbol)} = {first}", *more])
+            parts.append([rf"{to_latex(symbol)} = {first}", *more])
         notes = [r"\text{(infimum, not attained)}"] if self.attained is False else []
         if self.validity != sp.true:
-            notes.append(r"\text{for } " + sp.latex(self.validity, symbol_names=LATEX_NAMES))
+            notes.append(r"\text{for } " + to_latex(self.validity))
         if notes:
             parts.append([r"\quad ".join(notes)])
         return rf"$\displaystyle {_laid_out(parts)}$"
 
     def __str__(self) -> str:
-        where = "" if self.validity == sp.true else f"   for {self.validity}"
+        where = "" if self.validity == sp.true else f"   for {self.condition}"
         note = "" if self.attained is not False else "   (infimum, not attained)"
         names = [f"{name} = {part}" for name, part in self.abbreviations.items()]
         names += [f"{name} = {value.tolist()}" for name, value in self.where.items()]
         parts = f"   with {', '.join(names)}" if names else ""
-        return f"{self.name}: {self.abbreviated()}{parts}{where}{note}"
+        decimals = f" (= {value}...)" if (value := self._decimals()) else ""
+        return f"{self.name}: {self.abbreviated()}{decimals}{parts}{where}{note}"
+
+    def _decimals(self) -> str:
+        """Ten digits of an exact number that does not show its size; else nothing."""
+        value = self.expr
+        exact = isinstance(value, sp.Expr) and value.is_number and value.is_real
+        if not exact or value.is_Float or len(str(value)) <= _SHORT:
+            return ""
+        return str(value.evalf(10))
 
     __repr__ = __str__
 
@@ -386,6 +411,12 @@ def _laid_out(parts: list[list[str]]) -> str:
 
 def _substituted(table: sp.Dict, values: dict[Any, Any]) -> sp.Dict:
     return sp.Dict({key.subs(values): x.subs(values) for key, x in table.items()})
+
+
+def _named(abbreviations: sp.Dict, expr: Any) -> sp.Dict:
+    """The abbreviations of parts that `expr` has and that are more than a number or a symbol."""
+    parts = {key: x for key, x in abbreviations.items() if x.free_symbols and not x.is_Atom}
+    return sp.Dict({key: x for key, x in parts.items() if expr.has(x)})
 
 
 def _explicit_matrix(value: Any, symbol: Any) -> sp.ImmutableMatrix:

@@ -61,8 +61,14 @@ def response_coefficients() -> dict[str, Formula]:
         "bend": bend,
     }
     steps = (
-        Step("E sum p xi, by parts", sp.Eq(sp.Symbol("E_Q"), first)),
-        Step("E (sum p xi)^2, by parts", sp.Eq(sp.Symbol("E_Q2"), second)),
+        Step(
+            "E sum_l p_l xi_l of weights and scores by parts, g = E sum_l p_l^2",
+            sp.Eq(sp.Symbol("E_Q"), first),
+        ),
+        Step(
+            "E (sum_l p_l xi_l)^2 by parts, g3 = E sum_l p_l^3 and g22 = E (sum_l p_l^2)^2",
+            sp.Eq(sp.Symbol("E_Q2"), second),
+        ),
     )
     return {
         name: Formula(f"{name} of the softmax average", sp.expand(expr), steps=steps)
@@ -165,7 +171,7 @@ def query_averaged_error(law: Gaussian, score: Any, query_cov: Any, value: Any =
 
     >>> f = query_averaged_error(Gaussian([0], [[1]]), sp.Symbol("k"), 1)
     >>> f.expr, f.validity
-    ((-k**2/(2*k**2 - 1) + 1)/sqrt(1 - 2*k**2), 1 - 2*k**2 > 0)
+    ((-k**2/(2*k**2 - 1) + 1)/sqrt(1 - 2*k**2), k**2 < 1/2)
     """
     _require_gaussian(law)
     dim = sp.Integer(law.dim)

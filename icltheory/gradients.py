@@ -133,12 +133,14 @@ def _risk(task: LinearRegression, query_cov: Square) -> Formula:
         references=(BOURSIER.at("Lemma 2.1, eq. (7)"), DERIVED_HERE),
         steps=(
             Step(
-                "prediction of an infinite prompt, Cov(score, value) of a token",
+                "prediction yhat of an infinite prompt, Cov(score, value) of a token, query x, coefficients w",
                 sp.Eq(sp.Symbol("yhat"), prediction.to_expr(), evaluate=False),
             ),
-            Step("mean of the error's coefficient of x", _equation("c_0", constant_part)),
-            Step("its linear part in w", _equation("M", linear_part)),
-            Step("pairing of w and of x", sp.Eq(risk, named + rest.to_expr(), evaluate=False)),
+            Step("mean c_0 of the error's coefficient of x", _equation("c_0", constant_part)),
+            Step("its linear part M in w", _equation("M", linear_part)),
+            Step(
+                "risk r, pairing of w and of x", sp.Eq(risk, named + rest.to_expr(), evaluate=False)
+            ),
         ),
         where=sp.Dict(
             {

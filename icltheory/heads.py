@@ -23,6 +23,7 @@ from icltheory.errors import InvalidInput
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
 from icltheory.limit import consistent_scores, limit_risk
 from icltheory.matrices import Square
+from icltheory.readable import positive
 from icltheory.standard_risk import pair_averages
 from icltheory.task import LinearRegression, refuse_options
 
@@ -78,11 +79,11 @@ def optimal_values(task: LinearRegression, score_matrices: Sequence[Any]) -> For
     finite = [average.finite for (h, other), average in pairs.items() if h == other]
     return Formula(
         f"smallest loss constant of {attention.description} with given scores",
-        in_t(constant),
+        positive(in_t(constant)),
         validity=in_t(sp.And(task.validity, *finite)),
         references=_SOURCES,
         steps=tuple(
-            Step(f"value of head {h}", sp.Eq(variable, value, evaluate=False))
+            Step(f"value of head {h + 1}", sp.Eq(variable, value, evaluate=False))
             for h, (variable, value) in enumerate(zip(variables, values, strict=True))
         ),
         minimizer=sp.Dict(dict(zip(variables, values, strict=True))),
@@ -210,7 +211,10 @@ def head_floor(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
             references=_SOURCES,
             steps=(
                 *limit.steps,
-                Step("more examples do not lower", sp.Eq(sp.Symbol("r_oo"), limit.expr)),
+                Step(
+                    "risk r_oo that more examples do not lower",
+                    sp.Eq(sp.Symbol("r_oo"), limit.expr),
+                ),
             ),
         )
     sigma, moment = task.feature_cov, task.coef_moment
@@ -233,7 +237,7 @@ def head_floor(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
         validity=task.validity,
         references=_SOURCES,
         steps=tuple(
-            Step(f"value of head {h}", sp.Eq(variable, value, evaluate=False))
+            Step(f"value of head {h + 1}", sp.Eq(variable, value, evaluate=False))
             for h, (variable, value) in enumerate(zip(variables, values, strict=True))
         ),
         minimizer=sp.Dict(dict(zip(variables, values, strict=True))),
@@ -282,7 +286,7 @@ def rank_floor(task: LinearRegression, rank: Any) -> Formula:
         references=_SOURCES,
         steps=(
             Step(
-                "eigenvalues left out of Sigma^{1/2} M Sigma^{1/2}",
+                "eigenvalues left out of Sigma^{1/2} M Sigma^{1/2}, M = E theta theta', risk r_oo",
                 sp.Eq(sp.Symbol("r_oo"), floor, evaluate=False),
             ),
         ),

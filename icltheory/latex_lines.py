@@ -1,6 +1,6 @@
 """LaTeX that fits on a page: long sums and products broken over the lines of an `aligned` block.
 
-Exported: `broken`, `in_lines`, `stacked`, `visible_width`.
+Exported: `to_latex`, `broken`, `in_lines`, `stacked`, `visible_width`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import sympy as sp
+from sympy.printing.latex import LatexPrinter
 
 from icltheory.symbols import LATEX_NAMES
 
@@ -17,6 +18,38 @@ LINE = 80  # letters that fit on a line of a notebook
 
 _MARKS = re.compile(r"\\(?:left|right|quad|,|;|!|displaystyle|mathrm|text|operatorname)\b|[{}^_&]")
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)")
+
+
+class _Printer(LatexPrinter):
+    """SymPy's printer: words upright, r_oo with its sign, sigma^4 for the square of sigma^2."""
+
+    def _print_Symbol(self, expr: Any, style: str = "plain") -> str:
+        if expr in LATEX_NAMES:
+            return LATEX_NAMES[expr]
+        shown = super()._print_Symbol(expr, style)
+        if shown.isalpha() and len(shown) > 1:
+            return rf"\mathrm{{{shown}}}"
+        return shown.replace("_{oo}", r"_{\infty}")
+
+    _print_Dummy = _print_Symbol
+
+    def _print_Pow(self, expr: Any) -> str:
+        name = LATEX_NAMES.get(expr.base, "")
+        double = 2 * expr.exp
+        if name.endswith("^{2}") and double.is_Integer and double.is_positive:
+            root = name.removesuffix("^{2}")
+            return root if double == 1 else f"{root}^{{{double}}}"
+        return super()._print_Pow(expr)
+
+
+def to_latex(expr: Any) -> str:
+    """LaTeX of an expression in the letters of the canonical symbols.
+
+    >>> from icltheory.symbols import noise_var
+    >>> to_latex(noise_var**2)
+    '\\\\sigma^{4}'
+    """
+    return _Printer({"symbol_names": LATEX_NAMES}).doprint(expr)
 
 
 def visible_width(latex: str) -> int:
@@ -47,7 +80,7 @@ def broken(expr: Any, width: int = LINE) -> list[str]:
     >>> broken(x**2 + 2*x*y - y**3, 6)
     ['x^{2}', '+ 2 x y', '- y^{3}']
     """
-    whole = _latex(expr)
+    whole = to_latex(expr)
     if visible_width(whole) <= width:
         return [whole]
     if isinstance(expr, (sp.Equality, sp.Rel)):
@@ -78,13 +111,9 @@ def stacked(parts: list[list[str]]) -> str:
     return rf"\begin{{aligned}} & {rows} \end{{aligned}}"
 
 
-def _latex(expr: Any) -> str:
-    return sp.latex(expr, symbol_names=LATEX_NAMES)
-
-
 def _relation(expr: Any, width: int) -> list[str]:
     sign = {"==": "=", "<=": r"\leq", ">=": r"\geq", "!=": r"\neq"}.get(expr.rel_op, expr.rel_op)
-    left = _latex(expr.lhs)
+    left = to_latex(expr.lhs)
     room = width - visible_width(left) - 1
     if room >= width / 2:
         first, *more = broken(expr.rhs, room)
@@ -98,7 +127,7 @@ def _terms(expr: Any) -> list[str]:
     ordered = expr.args if isinstance(expr, sp.MatAdd) else expr.as_ordered_terms()
     out = []
     for i, term in enumerate(ordered):
-        text = _latex(term)
+        text = to_latex(term)
         if text.startswith("-"):
             out.append(f"- {text[1:].lstrip()}")
         else:
@@ -130,9 +159,9 @@ def _product(expr: Any, width: int) -> list[str]:
     sums = [f for f in sp.Mul.make_args(top) if isinstance(f, sp.Add)]
     if not sums:
         return []
-    widest = max(sums, key=lambda f: visible_width(_latex(f)))
+    widest = max(sums, key=lambda f: visible_width(to_latex(f)))
     factor = sp.Mul(*(f for f in sp.Mul.make_args(top) if f != widest)) / bottom
-    front = {1: "", -1: "-"}.get(factor, _latex(factor))
+    front = {1: "", -1: "-"}.get(factor, to_latex(factor))
     if visible_width(front) > width / 2:
         return []
     lines = _filled(_terms(widest), width - visible_width(front))

@@ -48,7 +48,7 @@ def limit_output(law: TokenLaw, u: Any) -> Formula:
     """
     point = _law(law).point(u)
     step = Step(
-        "cumulant generating function", sp.Eq(sp.Symbol("K"), law.cgf(point), evaluate=False)
+        "cumulant generating function K", sp.Eq(sp.Symbol("K"), law.cgf(point), evaluate=False)
     )
     return Formula(
         "infinite-prompt output",
@@ -150,15 +150,24 @@ def _law(law: Any) -> TokenLaw:
 
 
 @lru_cache(maxsize=1)
+def limit_step() -> Step:
+    """The limit of one head as a step of a derivation."""
+    title = (
+        "limit f_h of one head by tilting, scores q_h'x with q_h = A_h'x_q, features of covariance "
+        "Sigma, coefficients theta"
+    )
+    return Step(title, sp.Eq(sp.Symbol("f_h"), head_limit()[0]))
+
+
 def head_limit() -> tuple[sp.Expr, sp.Symbol]:
     """Limit of one softmax head, E[y e^a]/E[e^a] for a = q.x, as a covariance of linear forms.
 
     Returns the limit and the symbol q'Sigma theta it is written in. Linear attention has the same
     limit, E[a y], since a Gaussian tilt moves the mean by exactly the covariance.
     """
-    aa, aw = sp.symbols("q_Sigma_q q_Sigma_theta", real=True)
+    aa, aw = sp.Symbol("q_h'Sigma q_h", real=True), sp.Symbol("q_h'Sigma theta", real=True)
     # Forms (a, w) = (q.x, theta.x); the label is w plus independent noise of mean zero.
-    mean, _ = tilted_mean([0, 0], [[aa, aw], [aw, sp.Symbol("theta_Sigma_theta")]], [1, 0])
+    mean, _ = tilted_mean([0, 0], [[aa, aw], [aw, sp.Symbol("theta'Sigma theta")]], [1, 0])
     return mean[1], aw
 
 
@@ -201,13 +210,12 @@ def limit_risk(task: LinearRegression, attention: Attention) -> Formula:
     risk = (moment @ error @ task.feature_cov @ error.T).trace()
     if known is not None:
         risk += (known.T * task.feature_cov.to_matrix() * known)[0]
-    limit, _ = head_limit()
     return Formula(
         "risk at infinite prompt length",
         sp.factor(risk) if risk.free_symbols else risk,
         validity=task.validity,
         references=(DERIVED_HERE,),
-        steps=(Step("limit of one head, by tilting", sp.Eq(sp.Symbol("f_h"), limit)),),
+        steps=(limit_step(),),
     )
 
 
@@ -289,8 +297,11 @@ def consistency_condition(task: LinearRegression, attention: SoftmaxAttention) -
     left = sp.MatAdd(*[v[h] * scores[h] for h in range(heads)])
     steps = (
         *scalar.steps,
-        Step("risk of scalar heads at infinite prompt", sp.Eq(sp.Symbol("r"), scalar.expr)),
-        Step("it vanishes for", sp.Eq(v[0], roots[0])),
+        Step(
+            "risk r of scalar heads, scores k_h, in an infinite prompt",
+            sp.Eq(sp.Symbol("r"), scalar.expr),
+        ),
+        Step("it vanishes for the values v_h with", sp.Eq(v[0], roots[0])),
     )
     return Formula(
         "consistency of the heads",

@@ -76,14 +76,19 @@ def _linear_attention_risk(
     for vector, cov in ((x1, sigma), (x2, sigma), (x, sigma_q), (w, s)):
         error = error.expectation(vector, cov)
     variances = sp.diag(task.noise_var, task.noise_var)
-    risk = error.map_coefficients(lambda c: sp.expand(wick_moment(c, noises, [0, 0], variances)))
+    risk = error.map_coefficients(lambda c: sp.factor(wick_moment(c, noises, [0, 0], variances)))
     risk = risk.evaluate_loops(lambda word: _number(word, where))
     return Formula(
         f"risk of linear attention, prompt length {length}",
         risk.to_expr(),
         task.validity,
         references=(DERIVED_HERE,),
-        steps=(Step("one example's part of the prediction", one.to_expr()),),
+        steps=(
+            Step(
+                "one example's part of the prediction, of features x_1, noise e_1, coefficients w, query x",
+                one.to_expr(),
+            ),
+        ),
         where=infinite.where,
     )
 

@@ -169,11 +169,11 @@ def outcome_risk(
         if root.has(sp.CRootOf):
             named = {eta: root}
     return Formula(
-        f"risk after {count} steps trained on the outcome",
+        f"risk after {checks.counted(count, 'step')} trained on the outcome",
         value,
         references=_SOURCES,
         steps=(
-            Step("risk at the factor of the answer", sp.Eq(sp.Symbol("R"), risk, evaluate=False)),
+            Step("risk R at the factor of the answer", sp.Eq(sp.Symbol("R"), risk, evaluate=False)),
         ),
         minimizer=sp.Dict(best),
         attained=True,

@@ -16,7 +16,7 @@ import sympy as sp
 
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention, on_specifications
 from icltheory.errors import InvalidInput
-from icltheory.expansion import C, Kernel, U, influence_kernel, query_average
+from icltheory.expansion import NOISE, C, Kernel, U, influence_kernel, kernel_step, query_average
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
 from icltheory.local_linear import (
     centred_task,
@@ -26,8 +26,9 @@ from icltheory.local_linear import (
     shift_of,
     uncentred_risk,
 )
+from icltheory.readable import collected
 from icltheory.standard_risk import standard_optimum, standard_risk
-from icltheory.symbols import g, n, t, v
+from icltheory.symbols import g, n, noise_var, t, v
 from icltheory.task import LinearRegression, refuse_options
 
 _SOURCES = (CUI.at("the scenario; the closed form is derived here"), DERIVED_HERE)
@@ -58,13 +59,14 @@ def local_constant(task: LinearRegression) -> Formula:
         validity=sp.And(2 * g**2 < 1, sp.StrictGreaterThan(slope, 0), task.validity),
         references=_SOURCES,
         steps=(
-            Step("limit of the head over v theta.x_q", sp.Eq(sp.Symbol("f"), slope)),
-            Step("consistent value", sp.Eq(v, 1 / slope)),
-            Step(
-                "kernel of the head, features of covariance tau^2 Sigma",
-                sp.Eq(sp.Symbol("K"), kernel.polynomial * sp.exp(kernel.rate * U)),
+            Step("limit f of the head over v theta.x_q", sp.Eq(sp.Symbol("f"), slope)),
+            Step("consistent value v", sp.Eq(v, 1 / slope)),
+            kernel_step(
+                kernel,
+                "kernel K of the head, features of covariance tau^2 Sigma",
+                "tau^2 q'Sigma q, c = tau^4 q'Sigma M Sigma q",
             ),
-            Step("averaged over the query", sp.Eq(sp.Symbol("V"), variance)),
+            Step("variance V at v = 1, averaged over the query", sp.Eq(sp.Symbol("V"), variance)),
         ),
     )
 
@@ -86,10 +88,13 @@ def local_stationarity(task: LinearRegression) -> Formula:
         expr = -expr
     return Formula(
         "stationary score scale, one softmax head, local examples",
-        sp.Poly(expr, g).primitive()[1].as_expr(),
+        collected(sp.Poly(expr, g).primitive()[1].as_expr(), g),
         validity=constant.validity,
         references=_SOURCES,
-        steps=(*constant.steps, Step("d log V / dg", sp.Eq(sp.Symbol("slope"), slope))),
+        steps=(
+            *constant.steps,
+            Step("slope of the log of the constant in g", sp.Eq(sp.Symbol("slope"), slope)),
+        ),
     )
 
 
@@ -159,9 +164,9 @@ def shift_floor(
         gain = rho * total + tau**2 * slope
         limit = tested_on.signal * (gain - 1) ** 2
         steps = (
-            Step("trained sum of the values", sp.Eq(_TOTAL, total)),
-            Step("trained sum of values times scores", sp.Eq(sp.Symbol("S_1"), slope)),
-            Step("limit of the prediction over theta.x_q", sp.Eq(sp.Symbol("f"), gain)),
+            Step("trained sum of the values, S_0", sp.Eq(_TOTAL, total)),
+            Step("trained sum of values times scores, S_1", sp.Eq(sp.Symbol("S_1"), slope)),
+            Step("limit f of the prediction over theta.x_q", sp.Eq(sp.Symbol("f"), gain)),
         )
     return Formula(
         f"limiting risk after a shift, {attention.description}",
@@ -201,7 +206,7 @@ def optimal_loss_constant(task: LinearRegression, attention: Attention) -> Formu
         constant,
         validity=task.validity,
         references=_SOURCES,
-        steps=(*steps, Step("best sum of the values", sp.Eq(_TOTAL, best))),
+        steps=(*steps, Step("best sum of the values, S_0", sp.Eq(_TOTAL, best))),
         attained=False,
     )
 
@@ -226,8 +231,11 @@ def finite_prompt_risk(task: LinearRegression, attention: Attention) -> Formula:
         expr = sp.expand(sp.cancel(expr))
         (best,) = sp.solve(sp.diff(expr, _TOTAL), _TOTAL)
         steps += [
-            Step("risk with the mean label", sp.Eq(sp.Symbol("r"), expr)),
-            Step("best sum of the values", sp.Eq(_TOTAL, best)),
+            Step(
+                "risk r with the mean label, which counts S_0 = sum_h v_h times",
+                sp.Eq(sp.Symbol("r"), expr),
+            ),
+            Step("best sum of the values, S_0", sp.Eq(_TOTAL, best)),
         ]
         expr = sp.cancel(expr.subs(_TOTAL, best))
     return Formula(
@@ -264,7 +272,7 @@ def _optimal_one_head(task: LinearRegression) -> Formula:
         references=_SOURCES,
         steps=(
             *polynomial.steps,
-            Step("stationary points of log V", sp.Eq(polynomial.expr, 0)),
+            Step("stationary points of log V, a polynomial in t", sp.Eq(polynomial.expr, 0)),
             Step("the best root in (0, 1/sqrt(2))", sp.Eq(t, square, evaluate=False)),
         ),
         minimizer=sp.Dict({t: square}),
@@ -293,12 +301,16 @@ def _several_heads(task: LinearRegression) -> tuple[sp.Expr, sp.Expr, tuple[Step
     (best,) = sp.solve(sp.diff(constant, _TOTAL), _TOTAL)
     best = sp.factor(best)
     steps = (
-        Step("order 0 of the kernel", sp.Eq(sp.Symbol("K_0"), orders[0])),
+        kernel_step(kernel, "kernel K of a pair of heads"),
+        Step("its order 0 in u and c", sp.Eq(sp.Symbol("K_0"), orders[0].subs(NOISE, noise_var))),
         Step(
-            "order 1 of the kernel, the higher ones being positive",
-            sp.Eq(sp.Symbol("K_1"), orders[1]),
+            "its order 1, the higher ones being positive",
+            sp.Eq(sp.Symbol("K_1"), orders[1].subs(NOISE, noise_var)),
         ),
-        Step("orders 0 and 1, averaged over the query", sp.Ge(sp.Symbol("V"), constant)),
+        Step(
+            "loss constant V, orders 0 and 1 averaged over the query, S_0 = sum_h v_h",
+            sp.Ge(sp.Symbol("V"), constant),
+        ),
     )
     return sp.factor(sp.cancel(constant.subs(_TOTAL, best))), best, steps
 

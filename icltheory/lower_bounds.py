@@ -10,9 +10,19 @@ from __future__ import annotations
 import sympy as sp
 
 from icltheory.attention import on_specifications
-from icltheory.expansion import NOISE, SIGNAL, C, Kernel, U, influence_kernel, query_average
+from icltheory.expansion import (
+    NOISE,
+    SIGNAL,
+    C,
+    Kernel,
+    U,
+    influence_kernel,
+    kernel_step,
+    query_average,
+)
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
 from icltheory.limit import consistent_scores
+from icltheory.symbols import noise_var
 from icltheory.task import LinearRegression
 
 
@@ -46,15 +56,15 @@ def lower_bound(task: LinearRegression) -> Formula:
         validity=task.validity,
         references=(CUI.at("the question; the bound is derived here"), DERIVED_HERE),
         steps=(
+            kernel_step(kernel, "kernel K of a pair of heads"),
             Step(
-                "kernel of a pair of heads, u = q_h'Sigma q_l and c = q_h'Sigma M Sigma q_l",
-                sp.Eq(sp.Symbol("K"), kernel.polynomial * sp.exp(kernel.rate * U)),
+                "its first order K_1 in u and c, all orders being positive",
+                sp.Eq(sp.Symbol("K_1"), first_order.polynomial.subs(NOISE, noise_var)),
             ),
             Step(
-                "its first order, all orders being positive",
-                sp.Eq(sp.Symbol("K_1"), first_order.polynomial),
+                "loss constant V, summed over pairs and averaged over the query",
+                sp.Ge(sp.Symbol("V"), bound, evaluate=False),
             ),
-            Step("averaged over the query", sp.Ge(sp.Symbol("V"), bound, evaluate=False)),
         ),
         attained=False,
     )

@@ -78,6 +78,7 @@ def multihead_gain(task: LinearRegression) -> Formula:
         validity=task.validity,
         references=_SOURCES,
         steps=(*one.steps, *many.steps),
+        abbreviations=one.abbreviations,
     )
 
 
@@ -95,7 +96,7 @@ def gain_bounds(task: LinearRegression) -> tuple[Formula, Formula]:
     (3*sqrt(3), E, E)
     """
     several = lower_bound(task)
-    steps = (Step("constant of several heads", sp.Eq(sp.Symbol("V_oo"), several.expr)),)
+    steps = (Step("constant V_oo of several heads", sp.Eq(sp.Symbol("V_oo"), several.expr)),)
     names = [f"{side} bound of the gain of several heads" for side in ("lower", "upper")]
     return tuple(  # type: ignore[return-value]
         Formula(
@@ -112,7 +113,7 @@ def gain_bounds(task: LinearRegression) -> tuple[Formula, Formula]:
 def _tidy(expr: sp.Expr) -> sp.Expr:
     """(1 - 2/(d + 2))^{-d/2} as (1 + 2/d)^{d/2}."""
     return expr.replace(
-        lambda x: x.is_Pow and x.base.is_Add and not x.exp.is_Integer,
+        lambda x: x.is_Pow and x.base.is_Add and x.exp.is_negative and not x.base.is_polynomial(),
         lambda x: sp.Pow(sp.expand(1 / sp.factor(x.base)), -x.exp),
     )
 
@@ -166,7 +167,7 @@ def correction_exponent() -> Formula:
     [2, 2, -1/2 + sqrt(11)/2]
     """
     nu, steps = _rare_exponent()
-    u = sp.Dummy("u", real=True)
+    u = sp.Symbol("u", real=True)
     third = weight_moment(Gaussian([0], [[1]]), [u], power=3).expr
     rate = sp.diff(sp.log(third).expand(force=True), u, 2) / 2  # E w^3 = exp(rate u^2), u^2 = t r^2
     average = quadratic_tilt(Square.identity(1, d), Square.identity(rate * t, d))
@@ -177,7 +178,13 @@ def correction_exponent() -> Formula:
         sp.Piecewise((sp.Integer(2), t <= edge), (nu, True)),
         validity=loss_constant(LinearRegression(dim=d), _ONE).validity,
         references=_SOURCES,
-        steps=(Step("third moment of a weight", sp.Eq(sp.Symbol("rho_3"), third)), *steps),
+        steps=(
+            Step(
+                "third moment rho_3 of a weight at scores of standard deviation u",
+                sp.Eq(sp.Symbol("rho_3"), third),
+            ),
+            *steps,
+        ),
     )
 
 
@@ -192,9 +199,9 @@ def _rare_exponent() -> tuple[sp.Expr, tuple[Step, ...]]:
     back = {y: sp.sqrt(1 + 4 / t)}
     nu, best = sp.cancel(cost.subs(square, scale)).subs(back), scale.subs(back)
     steps = (
-        Step("exponent of the error of one rare token", sp.Eq(sp.Symbol("phi"), rare)),
-        Step("cost of the query and of the token", sp.Eq(sp.Symbol("nu"), beta**2 / t - rare)),
-        Step("most likely scale", sp.Eq(beta**2, best)),
+        Step("exponent phi of the error of one rare token", sp.Eq(sp.Symbol("phi"), rare)),
+        Step("cost nu of the query and of the token", sp.Eq(sp.Symbol("nu"), beta**2 / t - rare)),
+        Step("most likely scale beta of the scores", sp.Eq(beta**2, best)),
     )
     return nu, steps
 

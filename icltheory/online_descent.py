@@ -86,9 +86,12 @@ class OnlineGradientDescent:
             validity=sp.S(validity),
             references=(FU.at("online gradient descent"), DERIVED_HERE),
             steps=(
-                Step("factor of the squared error per example", sp.Eq(sp.Symbol("s"), step.shrink)),
                 Step(
-                    "what label noise adds per example", sp.Eq(sp.Symbol("b"), step.noise * noise)
+                    "factor s of the squared error per example", sp.Eq(sp.Symbol("s"), step.shrink)
+                ),
+                Step(
+                    "what label noise adds per example, b",
+                    sp.Eq(sp.Symbol("b"), step.noise * noise),
                 ),
             ),
         )
@@ -128,9 +131,12 @@ class OnlineGradientDescent:
             validity=sp.S(passed < count),
             references=(FU.at("forgetting"), DERIVED_HERE),
             steps=(
-                Step("factor of |x_i|^2 |e|^2 per example", sp.Eq(sp.Symbol("s"), step.shrink)),
-                Step("factor of (x_i.e)^2 per example", sp.Eq(sp.Symbol("a"), step.keep)),
-                Step("share of |x_i|^2 |e|^2 that enters", sp.Eq(sp.Symbol("m"), step.mix)),
+                Step(
+                    "factor s of |x_i|^2 |e|^2 per example, e the error",
+                    sp.Eq(sp.Symbol("s"), step.shrink),
+                ),
+                Step("factor a of (x_i.e)^2 per example", sp.Eq(sp.Symbol("a"), step.keep)),
+                Step("share m of |x_i|^2 |e|^2 that enters", sp.Eq(sp.Symbol("m"), step.mix)),
             ),
         )
 

@@ -55,9 +55,9 @@ def small_pair_risk(task: LinearRegression, attention: SoftmaxAttention) -> Form
         validity=sp.And(n >= 2, task.validity),
         references=_SOURCES,
         steps=(
-            Step("mean of the reading along the query, for sum v k = 1", sp.Eq(_B, bias)),
-            Step("mean square of reading and label noise", sp.Eq(_M, square)),
-            Step("risk 1 - 2 v b + v^2 M over the signal", sp.Eq(v, best)),
+            Step("mean b of the reading along the query, for sum_h v_h k_h = 1", sp.Eq(_B, bias)),
+            Step("mean square M of reading and label noise", sp.Eq(_M, square)),
+            Step("least risk 1 - 2 v b + v^2 M over the signal, at v", sp.Eq(v, best)),
         ),
         minimizer=sp.Dict({v: best}),
         attained=False,
@@ -85,9 +85,12 @@ def pair_slope(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
         validity=sp.And(n >= 2, task.validity),
         references=_SOURCES,
         steps=(
-            Step("odd part of a softmax weight over the scale", sp.Eq(_W, _odd_weight())),
-            Step("mean of the reading along the query, first order in t", sp.Eq(_B, bias)),
-            Step("mean square of reading and label noise", sp.Eq(_M, square)),
+            Step(
+                "odd part of the weight w_i over k, of scores k z_i with P_j = sum_i z_i^j",
+                sp.Eq(_W, _odd_weight()),
+            ),
+            Step("mean b of the reading along the query, first order in t", sp.Eq(_B, bias)),
+            Step("mean square M of reading and label noise", sp.Eq(_M, square)),
         ),
     )
 
@@ -146,8 +149,14 @@ def _leading(task: LinearRegression) -> tuple[sp.Expr, sp.Expr]:
 def _balance(slope: sp.Expr, curvature: sp.Expr) -> tuple[Step, ...]:
     risk = sp.Symbol("R")
     return (
-        Step("slope at t = 0, leading order", sp.Eq(sp.Derivative(risk, t), slope / n**2)),
-        Step("curvature of the loss constant", sp.Eq(sp.Derivative(risk, t, t), curvature / n)),
+        Step(
+            "slope of the risk R at t = 0, leading order",
+            sp.Eq(sp.Derivative(risk, t), slope / n**2),
+        ),
+        Step(
+            "curvature of R, that of the loss constant",
+            sp.Eq(sp.Derivative(risk, t, t), curvature / n),
+        ),
     )
 
 

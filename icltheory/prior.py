@@ -35,7 +35,8 @@ SOURCES = (CUI.at("the scenario; the closed form is derived here"), DERIVED_HERE
 PAIR = SoftmaxAttention(heads=2)
 READINGS = ("coef_mean", "skip", "feature_values")
 # b_h'Sigma b_l of two readings, and (b_h'Sigma q_l)(b_l'Sigma q_h).
-_GRAM, _CROSS = sp.symbols("b_h_Sigma_b_l b_q_b_q", real=True)
+_GRAM = sp.Symbol("b_h'Sigma b_l", real=True)
+_CROSS = sp.Symbol("b_h'Sigma q_l b_l'Sigma q_h", real=True)
 
 
 @on_specifications(supports=("coef_mean",))
@@ -165,7 +166,7 @@ def optimal_loss_constant(task: LinearRegression, attention: SoftmaxAttention) -
         steps=(
             *around.steps,
             Step(
-                "part of the prior mean, T = sum_h q_h b_h' having the trace theta_0.x_q",
+                "part V_0 of the prior mean, T = sum_h q_h b_h' having the trace theta_0.x_q",
                 sp.Ge(sp.Symbol("V_0"), known),
             ),
         ),
@@ -187,7 +188,7 @@ def finite_prompt_risk(task: LinearRegression, attention: SoftmaxAttention) -> F
     used = [free[name] for name in free if name in attention.options]
     fixed = {x: value for x, value in ((reading, v), (target, sp.S.One)) if x not in used}
     known: sp.Expr = sp.expand(sp.expand(task.mean_signal * functional).subs(fixed))
-    steps = [*around.steps, Step("part of the prior mean", sp.Eq(sp.Symbol("r_0"), known))]
+    steps = [*around.steps, Step("part r_0 of the prior mean", sp.Eq(sp.Symbol("r_0"), known))]
     if len(used) == 2:
         known = sp.Integer(0)  # the skip path theta_0 leaves nothing to read
     elif not known.is_zero:
@@ -211,7 +212,7 @@ def reading_kernel() -> Kernel:
     """E[phi_h phi_l] of two readings, phi_h = exp(a - q'Sigma q / 2) (b_h.x - b_h'Sigma q_h).
 
     >>> reading_kernel()
-    Kernel(polynomial=b_h_Sigma_b_l + b_q_b_q, rate=1)
+    Kernel(polynomial=b_h'Sigma b_l + b_h'Sigma q_l b_l'Sigma q_h, rate=1)
     """
     aa, bb = sp.symbols("aa bb", nonnegative=True)
     first, second = sp.symbols("f_h f_l", real=True)
@@ -266,10 +267,10 @@ def _explicit(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
         steps=(
             *around.steps,
             Step(
-                "kernel of the readings b_h = v_h theta_0 + u_h",
+                "kernel K_0 of the readings b_h = v_h theta_0 + u_h and scores q_h'x, u = q_h'Sigma q_l",
                 sp.Eq(sp.Symbol("K_0"), kernel.polynomial * sp.exp(kernel.rate * U)),
             ),
-            Step("their part, averaged over the query", sp.Eq(sp.Symbol("V_0"), known)),
+            Step("their part V_0, averaged over the query", sp.Eq(sp.Symbol("V_0"), known)),
         ),
     )
 

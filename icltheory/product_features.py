@@ -27,6 +27,7 @@ from icltheory.coordinates import (
 )
 from icltheory.errors import InvalidInput
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
+from icltheory.readable import positive
 from icltheory.symbols import k, n, v
 from icltheory.task import LinearRegression, refuse_options
 
@@ -60,11 +61,11 @@ def product_bias(task: LinearRegression, features: Features) -> Formula:
     """
     coordinate = standardised_coordinate(task, features)
     order, factor, along, steps = _first_nonlinear(features, coordinate)
-    bias = task.signal * factor * k ** (2 * order - 4)
+    bias = positive(task.signal * factor * k ** (2 * order - 4))
     return Formula(
         "leading risk of one softmax head in an infinite prompt",
         bias,
-        validity=sp.S(factor > 0),
+        validity=_above_zero(factor),
         references=_SOURCES,
         steps=steps,
         minimizer=sp.Dict({v: (1 - along * k ** (order - 2)) / k}),
@@ -106,9 +107,10 @@ def product_risk(task: LinearRegression, features: Features, attention: Attentio
         references=_SOURCES,
         steps=(
             Step(
-                "E tr S^2 M / tr M of the sample moment S, times (n or n - 1)^2", sp.Eq(_S, square)
+                "E tr S^2 M / tr M of the sample moment S, times (n or n - 1)^2, as S_2",
+                sp.Eq(_S, square),
             ),
-            Step("variance at v = 1", sp.Eq(sp.Symbol("V"), sp.Add(*parts))),
+            Step("variance V at v = 1", sp.Eq(sp.Symbol("V"), sp.Add(*parts))),
         ),
     )
 
@@ -198,11 +200,22 @@ def product_head_constant(task: LinearRegression, features: Features) -> Formula
         expr,
         references=_SOURCES,
         steps=(
-            Step("what the head reads at xi = c", sp.Eq(sp.Symbol("m"), first.subs(at))),
-            Step("E w^2 of one coordinate at xi = c", sp.Eq(sp.Symbol("rho"), rho)),
+            Step(
+                "mean m that the head reads at a coordinate xi = c of the query",
+                sp.Eq(sp.Symbol("m"), first.subs(at)),
+            ),
+            Step("factor rho of E w^2 from one coordinate at xi = c", sp.Eq(sp.Symbol("rho"), rho)),
         ),
         minimizer=sp.Dict({v: best}),
     )
+
+
+def _above_zero(factor: sp.Expr) -> sp.Basic:
+    """factor > 0, for a product of squares and one other factor: each condition of its own."""
+    parts = [x for x in sp.Mul.make_args(factor) if not x.is_positive]
+    squares = [x.base for x in parts if x.is_Pow and x.exp.is_even and x.base.is_real]
+    others = sp.Mul(*(x for x in parts if not (x.is_Pow and x.exp.is_even)))
+    return sp.And(*(sp.Ne(x, 0) for x in squares), sp.S(others > 0))
 
 
 # -- one head ------------------------------------------------------------------------------------
@@ -218,17 +231,21 @@ def _optimal_head(task: LinearRegression, features: Features) -> Formula:
     power = sp.Dummy("p", positive=True)
     slope = sp.expand(sp.diff(bias.expr + variance, k) * k**3).subs(k ** (degree + 2), power)
     (best,) = sp.solve(slope, power)
+    # B > 0 by the validity; the root is taken of positive quantities only.
+    size, factor = sp.Symbol("B", positive=True), bias.expr / k**degree
+    best = positive(sp.factor(best)) if factor.is_number else sp.cancel(best * factor) / size
     best = sp.factor(best) ** sp.Rational(1, degree + 2)
     # At the stationary point the bias is 2/degree times the variance.
-    expr = variance.subs(k, best) * (1 + sp.Rational(2, degree))
+    expr = sp.powsimp(variance.subs(k, best) * (1 + sp.Rational(2, degree)))
+    best, expr = best.subs(size, factor), expr.subs(size, factor)
     return Formula(
         "risk of the best softmax head, leading order in 1/n",
-        sp.powsimp(expr),
+        expr,
         validity=bias.validity,
         references=_SOURCES,
         steps=(
             *bias.steps,
-            Step("bias and variance", sp.Eq(sp.Symbol("r"), bias.expr + variance)),
+            Step("risk r, bias and variance", sp.Eq(sp.Symbol("r"), bias.expr + variance)),
             Step("best score scale", sp.Eq(k, best)),
         ),
         minimizer=sp.Dict({k: best, v: bias.minimizer[v].subs(k, best)}),
@@ -256,15 +273,18 @@ def _first_nonlinear(
     coordinate = _known(features, coordinate, 2 * order - 2)
     term = leading * xi ** (order - 1) / sp.factorial(order - 1)
     along = coordinate.mean(xi * term)
-    factor = sp.factor(coordinate.mean(sp.expand(term**2)) - along**2)
+    factor = positive(sp.factor(coordinate.mean(sp.expand(term**2)) - along**2))
     if factor == 0:
         raise InvalidInput(
             "the coordinates take the values -c, 0, c only, on which every odd function is linear: one "
             "head has no bias and keeps the rate 1/n; use icl.product_head_constant."
         )
     steps = (
-        Step(f"first non-linear term over k^{order - 2}", sp.Eq(sp.Symbol("T"), term)),
-        Step("variance of its residual on xi", sp.Eq(sp.Symbol("B"), factor)),
+        Step(
+            f"first non-linear term T of the reading over k^{order - 2}, in a coordinate xi",
+            sp.Eq(sp.Symbol("T"), term),
+        ),
+        Step("variance B of its residual on xi", sp.Eq(sp.Symbol("B"), factor)),
     )
     return order, factor, along, steps
 
@@ -288,7 +308,7 @@ def _known(features: Features, coordinate: CoordinateCumulants, p: int) -> Coord
 
 # -- sample moments ------------------------------------------------------------------------------
 
-_S = sp.Symbol("S", positive=True)
+_S = sp.Symbol("S_2", positive=True)
 
 
 def _sample_moments(

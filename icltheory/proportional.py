@@ -16,7 +16,7 @@ import sympy as sp
 
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention, on_specifications
 from icltheory.errors import InvalidInput
-from icltheory.expansion import NOISE, SIGNAL, C, U, influence_kernel
+from icltheory.expansion import NOISE, SIGNAL, C, influence_kernel, kernel_step
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Reference, Step
 from icltheory.laws.tokens import Gaussian
 from icltheory.limit import combined_scores, gradient_at, limit_risk, scalar_heads
@@ -86,12 +86,15 @@ def proportional_risk(task: LinearRegression, attention: Attention) -> Formula:
     across = sp.factor(gamma * (task.signal + task.noise_var) * pairs)
     steps = (
         Step(
-            "what a head of inverse temperature x reads along the query",
+            "what a head of inverse temperature x reads along the query, m",
             sp.Eq(sp.Symbol("m"), read),
         ),
-        Step("overlap n sum w w' of heads x and y", sp.Eq(sp.Symbol("O"), overlap)),
-        Step("bias, from the coordinate along the query", sp.Eq(sp.Symbol("B"), risk)),
-        Step("variance, from the d - 1 others and the noise", sp.Eq(sp.Symbol("V"), across)),
+        Step(
+            "overlap O = n sum_i w_i w_i' of heads of inverse temperatures x and y",
+            sp.Eq(sp.Symbol("O"), overlap),
+        ),
+        Step("bias B, from the coordinate along the query", sp.Eq(sp.Symbol("B"), risk)),
+        Step("variance V, from the d - 1 others and the noise", sp.Eq(sp.Symbol("V"), across)),
     )
     return _formula(attention, risk + across, steps)
 
@@ -198,9 +201,9 @@ def approximate_risk(task: LinearRegression, attention: SoftmaxAttention) -> For
         validity=task.validity,
         references=(HE.at("the approximate loss, without the halving of its flow"), DERIVED_HERE),
         steps=(
-            Step("kernel of a pair", sp.Eq(sp.Symbol("K"), kernel.polynomial * sp.exp(U))),
-            Step("without products of projections", sp.Eq(C, 0)),
-            Step("risk of the infinite prompt", sp.Eq(sp.Symbol("R_inf"), limit)),
+            kernel_step(kernel, "kernel K of a pair of heads"),
+            Step("without products of projections, the part c", sp.Eq(C, 0)),
+            Step("risk R_oo of the infinite prompt", sp.Eq(sp.Symbol("R_oo"), limit)),
         ),
     )
 
@@ -307,9 +310,9 @@ def _many_heads(task: LinearRegression, pair: Formula) -> tuple[sp.Expr, list[St
     if sp.expand(limit - bound) != 0:
         raise AssertionError(f"the pair tends to {limit}, the lower bound is {bound}")
     steps = [
-        Step("first order of the overlap", sp.Eq(sp.Symbol("O_1"), first)),
-        Step("lower bound for any scalar heads", sp.Ge(sp.Symbol("r"), bound)),
-        Step("limit of the symmetric pair", sp.Eq(sp.Symbol("r"), limit)),
+        Step("first order O_1 of the overlap", sp.Eq(sp.Symbol("O_1"), first)),
+        Step("lower bound of the risk r of any scalar heads", sp.Ge(sp.Symbol("r"), bound)),
+        Step("risk r in the limit of the symmetric pair", sp.Eq(sp.Symbol("r"), limit)),
     ]
     return bound, steps
 

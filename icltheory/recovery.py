@@ -43,7 +43,7 @@ def recovery_snr(prior: Any, d: Any = dim_symbol, delta: Any = delta_symbol) -> 
         sp.log(bound.subs(_X, 0) / failure) / slope,
         validity=sp.S(failure < 1),
         references=SOURCES,
-        steps=(Step("union bound, x^2 the ratio", bound),),
+        steps=(Step("union bound, x^2 the signal-to-noise ratio", bound),),
     )
 
 

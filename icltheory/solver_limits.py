@@ -25,6 +25,7 @@ from icltheory.laws.spectra import (
     limit_moments,
     marchenko_pastur_resolvent,
 )
+from icltheory.readable import joined
 from icltheory.solvers import GradientFlow, OrdinaryLeastSquares, PowerSolver, Ridge, Solver
 from icltheory.spectral_risk import SOURCES, equation, polynomials, require_solver
 from icltheory.symbols import d as dim_symbol
@@ -268,7 +269,9 @@ def late_solver_risk(
     length = checks.positive_integer(n, "n", "n=40")
     dim = checks.positive_integer(d, "d", "d=20")
     power, leading, second = late_series(solver, steps)
-    a, factor, b = edge_constants(length, dim)
+    count, gap = sp.symbols("m nu", positive=True)  # min(n, d) and |n - d|
+    sizes = {count: sp.Min(length, dim), gap: sp.Abs(length - dim)}
+    a, factor, b = edge_constants(count, gap)
 
     def integral(k: sp.Expr) -> sp.Expr:
         """int_0^oo lam^k e^{-A lam^p} dlam."""
@@ -276,17 +279,25 @@ def late_solver_risk(
 
     main = factor / dim * integral(a)
     if order == 2:
-        correction = b * integral(a + 1) + second * integral(a + power + 1)
-        main *= 1 - sp.gammasimp(correction / integral(a))
+        parts = (b * integral(a + 1), second * integral(a + power + 1))
+        # expand_func reduces the gammas to common ones, which cancel.
+        main *= 1 - sp.Add(*(joined(sp.factor(sp.expand_func(x / integral(a)))) for x in parts))
+    main = joined(main)
     floor = sp.Max(0, 1 - length / dim)
+    density = factor * lam**a * (1 - b * lam)
     return Formula(
         f"risk of {solver.description} after many steps",
-        floor + main,
+        floor + main.subs(sizes),
         references=SOURCES,
         steps=(
             Step(
-                "-log r^2 near 0", equation("L", leading * lam**power + second * lam ** (power + 1))
+                "L = -log r^2 of the residual filter r, near lam = 0",
+                equation("L", leading * lam**power + second * lam ** (power + 1)),
             ),
-            Step("eigenvalues near 0", equation("rho", factor * lam**a * (1 - b * lam))),
+            Step(
+                "density rho of the eigenvalues lam near 0, m = min(n, d) and nu = |n - d|",
+                equation("rho", joined(density)),
+            ),
         ),
+        abbreviations=sp.Dict({x: size for x, size in sizes.items() if not size.is_number}),
     )

@@ -210,10 +210,10 @@ def steps_formula(solver: Any, *, law: bool = False) -> Formula:
     The solver gives its rate of decay per step in the condition number and how steps follow from it.
     """
     rate, growth = solver._decay_rate(), solver._growth()
-    steps = [Step("decay of the residual per step", sp.Eq(_RATE, rate))]
+    steps = [Step("decay rate of the residual per step", sp.Eq(_RATE, rate))]
     if law:
         rate, growth = leading(rate), leading(growth)
-        steps.append(Step("for a large condition number", sp.Eq(_RATE, rate)))
+        steps.append(Step("rate for a large condition number", sp.Eq(_RATE, rate)))
     expr = solver._steps_at_rate(rate, growth)
     kind = "for a large condition number" if law else "before rounding up"
     return Formula(
@@ -221,7 +221,7 @@ def steps_formula(solver: Any, *, law: bool = False) -> Formula:
         expr,
         validity=sp.And(condition > 1, ACCURACY < 1),
         references=(FU.at("convergence rates"), DERIVED_HERE),
-        steps=(*steps, Step("steps", sp.Eq(sp.Symbol("T"), expr))),
+        steps=(*steps, Step("steps T", sp.Eq(sp.Symbol("T"), expr))),
     )
 
 

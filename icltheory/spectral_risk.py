@@ -28,6 +28,7 @@ from icltheory.laws.wishart import (
     wishart_trace_moment,
 )
 from icltheory.matrices import covariance
+from icltheory.readable import collected
 from icltheory.solvers import OrdinaryLeastSquares, Solver
 from icltheory.symbols import d as dim_symbol
 from icltheory.symbols import lam
@@ -35,6 +36,7 @@ from icltheory.symbols import n as length_symbol
 
 SOURCES = (FU.at("the solvers; the expected risk is derived here"), DERIVED_HERE)
 
+_UNNAMED = 3  # moments of a risk that is written out
 _LARGEST_DEGREE = 100  # ten seconds
 
 
@@ -67,8 +69,8 @@ def solver_risk(
 
     >>> from icltheory.solvers import GradientDescent
     >>> eta = sp.Symbol("eta", positive=True)
-    >>> sp.collect(solver_risk(GradientDescent(eta), 1).expr, eta)
-    eta**2*(d*n + n**2 + n) - 2*eta*n + 1
+    >>> solver_risk(GradientDescent(eta), 1).expr
+    eta**2*n*(d + n + 1) - 2*eta*n + 1
     >>> solver_risk(GradientDescent(0.01), 4, n=20, d=20).expr
     6536076952817/15625000000000
     """
@@ -80,15 +82,28 @@ def solver_risk(
     residual, solution = polynomials(solver, steps)
     signal = factor * law.signal(_squared(residual))
     noise = law.noise(_squared(solution))
+    expr, names = law.readable(signal + noise, 2 * len(residual) - 1)
+    moments = {moment: name for name, moment in names.items()}
+    index = ", with m_j = E tr(Sigma S^j)/d" if names else ""
     return Formula(
-        f"expected risk of {solver.description}, {steps} steps",
-        signal + noise,
+        f"expected risk of {solver.description}, {checks.counted(steps, 'step')}",
+        expr,
         references=SOURCES,
         steps=(
-            Step("residual filter", equation("r", solver.residual_filter(steps))),
-            Step("signal that is left, E tr[r Sigma r]/d", equation("B", signal)),
-            Step("noise, E tr[q^2 S Sigma] noise_var", equation("V", noise)),
+            Step(
+                "residual filter r, of eigenvalues lam of S",
+                equation("r", solver.residual_filter(steps)),
+            ),
+            Step(
+                f"signal B that is left, E tr[r Sigma r]/d{index}",
+                equation("B", signal.xreplace(moments)),
+            ),
+            Step(
+                "noise V, E tr[q^2 S Sigma] noise_var with q = (1 - r)/lam",
+                equation("V", noise.xreplace(moments)),
+            ),
         ),
+        abbreviations=names,
     )
 
 
@@ -114,10 +129,15 @@ def solver_forgetting(
     signal = law.signal((sp.S.Zero, *_squared(residual))) / law.length
     noise = law.noise((sp.S.Zero, *_squared(solution))) / law.length
     return Formula(
-        f"forgetting of {solver.description}, {steps} steps",
-        sp.expand(signal + noise),
+        f"forgetting of {solver.description}, {checks.counted(steps, 'step')}",
+        law.collected(sp.expand(signal + noise)),
         references=SOURCES,
-        steps=(Step("residual filter", equation("r", solver.residual_filter(steps))),),
+        steps=(
+            Step(
+                "residual filter r, of eigenvalues lam of S",
+                equation("r", solver.residual_filter(steps)),
+            ),
+        ),
     )
 
 
@@ -160,23 +180,37 @@ class PromptLaw:
 
     def signal(self, polynomial: Sequence[sp.Expr]) -> sp.Expr:
         """E tr[Sigma p(S)]/d for the coefficients of p."""
-        return self._average(polynomial, 0, self.dim)
+        return self._average(polynomial, 0)
 
     def noise(self, polynomial: Sequence[sp.Expr]) -> sp.Expr:
         """noise_var E tr[Sigma S p(S)]."""
         if self.noise_var == 0:
             return sp.S.Zero
-        return self.noise_var * self._average(polynomial, 1, sp.S.One)
+        return self.noise_var * self.dim * self._average(polynomial, 1)
 
-    def _average(self, polynomial: Sequence[sp.Expr], shift: int, divisor: sp.Expr) -> sp.Expr:
-        moments = (self.moment(k + shift) for k in range(len(polynomial)))
-        return sp.Add(
-            *(
-                c * sp.expand(m / divisor)
-                for c, m in zip(polynomial, moments, strict=True)
-                if c != 0
-            )
-        )
+    def mean(self, power: int) -> sp.Expr:
+        """E tr(Sigma S^power)/d."""
+        return sp.expand(self.moment(power) / self.dim)
+
+    def _average(self, polynomial: Sequence[sp.Expr], shift: int) -> sp.Expr:
+        terms = (c * self.mean(k + shift) for k, c in enumerate(polynomial) if c != 0)
+        return sp.Add(*terms)
+
+    def readable(self, expr: sp.Expr, top: int) -> tuple[sp.Expr, sp.Dict]:
+        """A risk with the moments up to `top` in it: collected if it is short, else with their names."""
+        if top <= _UNNAMED:
+            return self.collected(expr), sp.Dict()
+        means = {sp.Symbol(f"m_{k}"): self.mean(k) for k in range(1, top + 1)}
+        return expr, sp.Dict({s: m for s, m in means.items() if m.is_Add and expr.has(m)})
+
+    def collected(self, expr: sp.Expr) -> sp.Expr:
+        """In powers of the solver's parameters, with factored coefficients."""
+        sizes = [x for x in (self.length, self.dim, self.noise_var) if not x.is_number]
+        inner = set().union(*(x.free_symbols for x in sizes))
+        variables = sorted(expr.free_symbols - inner, key=str)
+        if not inner or not expr.is_polynomial(*variables):
+            return expr
+        return collected(expr, *variables)
 
 
 def polynomials(solver: Solver, steps: Any) -> tuple[tuple[sp.Expr, ...], tuple[sp.Expr, ...]]:
@@ -248,9 +282,9 @@ def _least_squares(law: PromptLaw, start: sp.Expr) -> Formula:
         validity=finite,
         references=SOURCES,
         steps=(
-            Step("n >= d: noise through S^{-1}", equation("R", long)),
+            Step("risk R for n >= d, noise through S^{-1}", equation("R", long)),
             Step(
-                "n < d: directions not seen, noise through the pseudo-inverse",
+                "risk R for n < d, directions not seen and noise through the pseudo-inverse",
                 equation("R", missing + short),
             ),
         ),

@@ -16,16 +16,18 @@ from itertools import combinations
 import sympy as sp
 
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
-from icltheory.constant_algebra import apart, combine_opposite_powers, distribute, in_t, tidy
+from icltheory.constant_algebra import combine_opposite_powers, distribute, in_t, tidy
 from icltheory.errors import InvalidInput, OutOfDomain
-from icltheory.expansion import PairAverage, U, influence_kernel, query_average
+from icltheory.expansion import PairAverage, influence_kernel, kernel_step, query_average
 from icltheory.formula import CUI, DERIVED_HERE, Formula, Step
-from icltheory.limit import consistent_scores, head_limit, is_consistent, limit_risk, scalar_heads
+from icltheory.limit import consistent_scores, is_consistent, limit_risk, limit_step, scalar_heads
 from icltheory.lower_bounds import lower_bound
 from icltheory.matrices import Square
+from icltheory.readable import collected
 from icltheory.symbols import k, n, t, v
 from icltheory.task import LinearRegression
 
+_NOISE = sp.Dummy("noise", nonnegative=True)
 _SOURCES = (CUI.at("the question; the closed form is derived here"), DERIVED_HERE)
 
 
@@ -79,19 +81,27 @@ def standard_risk(task: LinearRegression, attention: Attention) -> Formula:
     risk = task.signal * (v - 1) ** 2 + v**2 * average.expr / variance
     steps = [
         *average.steps,
-        Step("bias and variance of m independent terms", sp.Eq(sp.Symbol("r"), risk)),
+        Step(
+            "risk r, bias and variance of the mean of m independent terms",
+            sp.Eq(sp.Symbol("r"), risk.subs(variance, sp.Symbol("m"))),
+        ),
     ]
     validity = task.validity
     pair = isinstance(attention, SoftmaxAttention)
     if pair or attention.centered:
         # Centred sums of n Gaussian examples are sums of n - 1 independent ones (Cochran).
         count, validity = n - 1, sp.And(n >= 2, validity)
-        steps.append(Step("centring costs one example", sp.Eq(variance, count)))
+        steps.append(Step("centring costs one example", sp.Eq(sp.Symbol("m"), count)))
     else:
         count = n
     risk = risk.subs(variance, count)
     if pair:
-        steps.append(Step("softmax weight at small scores", _weight_slope()))
+        steps.append(
+            Step(
+                "slope of the weight w_i at small scores k s_i, of mean k mean_s, so that v (n - 1)/n takes the place of v",
+                _weight_slope(),
+            )
+        )
         risk = risk.subs(v, v * (n - 1) / n)
     return Formula(
         f"exact risk, {attention.description}{', small opposite scores' if pair else ''}",
@@ -135,15 +145,13 @@ def _constant(task: LinearRegression, attention: SoftmaxAttention) -> Formula:
     expr = sp.Add(*terms)
     if not expr.free_symbols and _came_from_floats(attention):
         expr = expr.evalf(30)
-    limit, _ = head_limit()
+    heads = "of one head, the kernel" if len(used) == 1 else f"of {len(used)} heads, all pairs"
     steps = (
-        Step("limit of one head (q_h = A_h'x_q), by tilting", sp.Eq(sp.Symbol("f_h"), limit)),
+        limit_step(),
+        kernel_step(kernel, "kernel K of a pair of heads"),
         Step(
-            "kernel of a pair of heads, u = q_h'Sigma q_l and c = q_h'Sigma M Sigma q_l",
-            sp.Eq(sp.Symbol("K"), kernel.polynomial * sp.exp(kernel.rate * U)),
-        ),
-        Step(
-            "sum over pairs, averaged over the query", sp.Eq(sp.Symbol("V"), expr, evaluate=False)
+            f"loss constant V {heads} averaged over the query",
+            sp.Eq(sp.Symbol("V"), expr, evaluate=False),
         ),
     )
     return Formula(
@@ -179,8 +187,15 @@ def _linear_constant(task: LinearRegression) -> Formula:
         validity=task.validity,
         references=_SOURCES,
         steps=(
-            Step("variance of one example's influence", sp.Eq(sp.Symbol("K"), kernel.polynomial)),
-            Step("averaged over the query", sp.Eq(sp.Symbol("V"), expr, evaluate=False)),
+            kernel_step(
+                kernel,
+                "variance K of one example's influence",
+                "q'Sigma q, c = q'Sigma M Sigma q",
+            ),
+            Step(
+                "loss constant V, averaged over the query",
+                sp.Eq(sp.Symbol("V"), expr, evaluate=False),
+            ),
         ),
         minimizer=sp.Dict({v: sp.S.One}),
         attained=True,
@@ -189,12 +204,9 @@ def _linear_constant(task: LinearRegression) -> Formula:
 
 def _optimal_one_head(task: LinearRegression) -> Formula:
     constant = standard_constant(task, SoftmaxAttention(heads=1))
-    # d log V / dt is rational in t although V carries the power -d/2.
-    slope = sum(sp.diff(factor, t) / factor for factor in sp.Mul.make_args(constant.expr))
-    quadratic = sp.Poly(sp.fraction(sp.cancel(slope))[0], t)
-    a, b, c = quadratic.all_coeffs()
+    quadratic = _stationarity(constant)
     # Divided by its value at 0 it is a t^2 + b t + 1; below 0 at t = 1/2, it has one root in between.
-    a, b = (apart(sp.cancel(x / c), task.noise_var) for x in (a, b))
+    a, b = _monic(task)
     at_half = sp.factor(a / 4 + b / 2 + 1)
     if not at_half.is_negative:
         raise InvalidInput(
@@ -203,20 +215,55 @@ def _optimal_one_head(task: LinearRegression) -> Formula:
         )
     # This form of the root keeps its digits for large d, where the textbook form subtracts
     # nearly equal numbers.
-    best = 2 / (-b + sp.sqrt(sp.expand(b**2 - 4 * a)))
+    root = sp.sqrt(sp.expand(b**2 - 4 * a))
+    best, expr, names = _at_root(constant.expr, -b, root)
     return Formula(
         "optimal loss constant, one softmax head",
-        constant.expr.subs(t, best),
+        expr,
         validity=task.validity,
         references=constant.references,
         steps=(
             *constant.steps,
-            Step("stationary points of log V", sp.Eq(quadratic.as_expr(), 0)),
+            Step(
+                "stationary points of log V, a polynomial in t",
+                sp.Eq(collected(quadratic.as_expr(), t), 0),
+            ),
             Step("the one root in (0, 1/2)", sp.Eq(t, best)),
         ),
         minimizer=sp.Dict({t: best}),
         attained=True,
+        abbreviations=names,
     )
+
+
+def _stationarity(constant: Formula) -> sp.Poly:
+    """The numerator of d log V / dt, rational in t although V carries the power -d/2."""
+    slope = sum(sp.diff(factor, t) / factor for factor in sp.Mul.make_args(constant.expr))
+    return sp.Poly(sp.fraction(sp.cancel(slope))[0], t)
+
+
+def _monic(task: LinearRegression) -> tuple[sp.Expr, sp.Expr]:
+    """a, b of the polynomial over its value at 0, in partial fractions of the noise.
+
+    With one symbol for the noise, so that an expression of the user's changes no form.
+    """
+    plain = standard_constant(task.replaced(noise_var=_NOISE), SoftmaxAttention(heads=1))
+    a, b, c = _stationarity(plain).all_coeffs()
+    a, b = (sp.apart(sp.cancel(x / c), _NOISE).subs(_NOISE, task.noise_var) for x in (a, b))
+    return a, b
+
+
+def _at_root(constant: sp.Expr, half: sp.Expr, root: sp.Expr) -> tuple[sp.Expr, sp.Expr, sp.Dict]:
+    """t = 2/(half + root), the constant there, and the name of the root.
+
+    With q for the root, 1/(1 - 2t) = 1 + 4/(half + q - 4), and its power d/2 is written through it.
+    """
+    q = sp.Symbol("q", positive=True)
+    at = 2 / (half + q)
+    growth = 1 + 4 / sp.expand(half - 4 + q)
+    expr = constant.subs(1 - 2 * t, 1 / growth).subs(t, at)
+    best, expr = at.subs(q, root), expr.subs(q, root)
+    return best, expr, sp.Dict({q: root} if root.free_symbols else {})
 
 
 def _infimum_many_heads(task: LinearRegression, attention: SoftmaxAttention) -> Formula:

@@ -82,7 +82,11 @@ def state_evolution_map(
         expr,
         validity=sp.true if noise != 0 else sp.Gt(rho, 0),
         references=(*SOURCES, AMP),
-        steps=(Step("variance of a coordinate's noise", sp.Eq(sp.Symbol("omega2"), spread)),),
+        steps=(
+            Step(
+                "variance omega^2 of a coordinate's noise", sp.Eq(sp.Symbol("omega") ** 2, spread)
+            ),
+        ),
     )
 
 
@@ -113,8 +117,8 @@ def lock_in_threshold(digits: int = 15) -> Formula:
         curve.subs(margin, root).evalf(digits),
         references=SOURCES,
         steps=(
-            Step("n/d of a fixed point", sp.Eq(sp.Symbol("alpha"), curve)),
-            Step("the largest", sp.Eq(slope, 0, evaluate=False)),
+            Step("alpha = n/d of a fixed point", sp.Eq(sp.Symbol("alpha"), curve)),
+            Step("stationary, for the largest n/d", sp.Eq(slope, 0, evaluate=False)),
         ),
         minimizer=sp.Dict({margin: root.evalf(digits)}),
         attained=True,
@@ -144,7 +148,7 @@ def clip_floor(gamma: Any = gamma_symbol) -> Formula:
     >>> clip_floor().expr
     gamma/(2*pi)
     """
-    ratio, omega = checks.positive(gamma, "gamma", "0.5"), sp.Dummy("omega", positive=True)
+    ratio, omega = checks.positive(gamma, "gamma", "0.5"), sp.Symbol("omega", positive=True)
     image = Clip().mean_probability(-sp.S.Half, omega**2)
     slope = sp.limit(image / omega, omega, 0)
     fraction = sp.Dummy("rho", positive=True)
@@ -153,7 +157,7 @@ def clip_floor(gamma: Any = gamma_symbol) -> Formula:
         "fixed point of the clip, small gamma",
         fixed,
         references=SOURCES,
-        steps=(Step("map at small noise", sp.Eq(sp.Symbol("rho"), slope * omega)),),
+        steps=(Step("map rho at small noise omega", sp.Eq(sp.Symbol("rho"), slope * omega)),),
     )
 
 

@@ -208,7 +208,21 @@ MATRICES: dict[str, str] = {
 }
 _OF_HEADS = {"A": "score matrix", "v": "value scale"}
 
-LATEX_NAMES: dict[sp.Symbol, str] = {symbol: info.latex for symbol, info in TABLE.items()}
+# Letters of derivations, which no formula has: what their titles write in words, as LaTeX.
+LETTERS: dict[sp.Symbol, str] = {
+    sp.Symbol("q_h'Sigma theta", real=True): r"q_h^{\top} \Sigma \theta",
+    sp.Symbol("q'Sigma theta", real=True): r"q^{\top} \Sigma \theta",
+    sp.Symbol("b_h'Sigma b_l", real=True): r"b_h^{\top} \Sigma b_l",
+    sp.Symbol("b_h'Sigma q_l b_l'Sigma q_h", real=True): (
+        r"b_h^{\top} \Sigma q_l \, b_l^{\top} \Sigma q_h"
+    ),
+    sp.Symbol("mean_s", real=True): r"\bar{s}",
+    sp.Symbol("dw_i/dk"): r"\frac{d w_i}{d k}",
+}
+LATEX_NAMES: dict[sp.Symbol, str] = {
+    **{symbol: info.latex for symbol, info in TABLE.items()},
+    **LETTERS,
+}
 
 
 def describe(symbol: Any) -> SymbolInfo:

@@ -57,6 +57,7 @@ class LinearRegression:
     coef_mean: sp.ImmutableMatrix | None
     local: tuple[sp.Expr, sp.Expr] | None
 
+    @checks.named
     def __init__(
         self,
         dim: Any,

@@ -112,7 +112,17 @@ def tight_prior_threshold(task: LinearRegression, attention: SoftmaxAttention) -
         largest_root(best.expr - size, size),
         validity=task.validity,
         references=SOURCES,
-        steps=(*best.steps, Step("prior alone", sp.Eq(best.expr, size, evaluate=False))),
+        steps=_named_size(best, size),
+    )
+
+
+def _named_size(best: Formula, size: sp.Symbol) -> tuple[Step, ...]:
+    """The derivation of the threshold, where the size of the prior has a name."""
+    shown = sp.Symbol("size", positive=True)
+    steps = (*best.steps, Step("equal to the prior alone", sp.Eq(best.expr, size, evaluate=False)))
+    return (
+        Step("prior alone, size the n tr(Sigma Cov(theta))", sp.Eq(sp.Symbol("V"), shown)),
+        *(Step(s.title, s.equation.xreplace({size: shown})) for s in steps),
     )
 
 
@@ -154,9 +164,9 @@ def _tight(
     if not options:
         expr = expr.subs(share, 1)
     steps = (
-        Step("deviation from the prior mean", sp.Eq(sp.Symbol("V_1"), parts[0])),
-        Step("prior mean", sp.Eq(sp.Symbol("V_0"), parts[1])),
-        Step("noise", sp.Eq(sp.Symbol("V_2"), parts[2])),
+        Step("part V_1 of the deviation from the prior mean", sp.Eq(sp.Symbol("V_1"), parts[0])),
+        Step("part V_0 of the prior mean", sp.Eq(sp.Symbol("V_0"), parts[1])),
+        Step("part V_2 of the noise", sp.Eq(sp.Symbol("V_2"), parts[2])),
     )
     return expr, steps
 

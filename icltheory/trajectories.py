@@ -116,7 +116,8 @@ def _closed_form(
     steps = (
         *(Step(title, equation.subs(table)) for title, equation in _derivation()),
         Step(
-            "remaining risk", sp.Eq(sp.Symbol("risk"), lowest + scale * sp.Symbol("residual") ** 2)
+            "remaining risk, residual = 1 - ab/(ab at infinity)",
+            sp.Eq(sp.Symbol("risk"), lowest + scale * sp.Symbol("residual") ** 2),
         ),
     )
 
@@ -276,12 +277,15 @@ def _derivation() -> list[tuple[str, sp.Basic]]:
     z, p, invariant = sp.Symbol("z"), sp.Symbol("p"), sp.Symbol("Delta")
     fa, fb = _field()
     return [
-        ("velocity of a", sp.Eq(sp.Symbol("adot"), fa)),
-        ("velocity of b", sp.Eq(sp.Symbol("bdot"), fb)),
-        ("growing eigencoordinate, z = p^2", sp.Eq(p, B + _ROOT * A_EIGENVALUE)),
+        ("velocity adot of the score scale a_i", sp.Eq(sp.Symbol("adot"), fa)),
+        ("velocity bdot of b", sp.Eq(sp.Symbol("bdot"), fb)),
+        ("growing eigencoordinate p, z = p^2", sp.Eq(p, B + _ROOT * A_EIGENVALUE)),
         ("conserved Delta = b^2 - r a^2", sp.Eq(invariant, B**2 - _ROOT**2 * A_EIGENVALUE**2)),
-        ("scalar equation", sp.Eq(sp.Symbol("zdot"), _cone(z, invariant))),
-        ("separation of variables", sp.Eq(z, _separated(z, sp.Symbol("z0")))),
+        ("scalar equation, zdot the velocity of z", sp.Eq(sp.Symbol("zdot"), _cone(z, invariant))),
+        (
+            "separation of variables, z0 the start, upper and -lower the roots of zdot, q = exp(-rate time)",
+            sp.Eq(z, _separated(z, sp.Symbol("z0"))),
+        ),
     ]
 
 
@@ -325,8 +329,11 @@ def _tied_time(task: LinearRegression, query_cov: Square | None) -> Formula:
         validity=sp.And(same_side, task.validity),
         references=_SOURCES,
         steps=(
-            Step("velocity of kappa", sp.Eq(sp.Symbol("kappadot"), velocity.subs(table))),
-            Step("x = unit kappa", sp.Eq(sp.Symbol("xdot"), factor * x**2 * (1 - x**3))),
+            Step("velocity kappadot of kappa", sp.Eq(sp.Symbol("kappadot"), velocity.subs(table))),
+            Step(
+                "velocity of x = kappa/kappa_oo, kappa_oo the limit",
+                sp.Eq(sp.Symbol("xdot"), factor.subs(table) * x**2 * (1 - x**3)),
+            ),
             Step("integral of dx/(x^2 (1 - x^3))", primitive),
         ),
     )

@@ -123,17 +123,17 @@ def verified_success(
     names = ("probability", "false_negative", "false_positive")
     given = (probability, false_negative, false_positive)
     right, miss, pass_wrong = (_probability(x, name) for x, name in zip(given, names, strict=True))
-    accepted = sp.expand(right * (1 - miss) + (1 - right) * pass_wrong)
-    rejected = 1 - accepted
-    i = sp.Dummy("i", integer=True, nonnegative=True)
+    accepted = right * (1 - miss) + (1 - right) * pass_wrong
+    i, q = sp.Dummy("i", integer=True, nonnegative=True), sp.Symbol("q", nonnegative=True)
     # Which accepted answer is returned does not matter: take the first.
-    first = sp.summation(rejected**i, (i, 0, number - 1))
-    expr = right * (1 - miss) * first + rejected ** (number - 1) * right * miss
+    first = sp.summation(q**i, (i, 0, number - 1))
+    expr = (right * (1 - miss) * first + q ** (number - 1) * right * miss).subs(q, 1 - accepted)
     return Formula(
         "success with a verifier that errs",
         expr,
         references=SOURCES,
-        steps=(Step("probability that a sample is accepted", sp.Eq(sp.Symbol("acc"), accepted)),),
+        steps=(Step("probability q that a sample is rejected", sp.Eq(q, 1 - accepted)),),
+        abbreviations=sp.Dict({q: 1 - accepted} if accepted.free_symbols else {}),
     )
 
 

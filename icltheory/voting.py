@@ -47,7 +47,7 @@ def vote_constant(sampler: Any, gap: Any = 1) -> Formula:
         f"constant of the votes, {sampler}",
         squared,
         references=SOURCES,
-        steps=(Step("slope of the probability at the threshold", sp.Eq(sp.Symbol("b"), slope)),),
+        steps=(Step("slope b of the probability at the threshold", sp.Eq(sp.Symbol("b"), slope)),),
     )
 
 

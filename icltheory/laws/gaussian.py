@@ -134,7 +134,7 @@ def gaussian_expectation(
     >>> x, t = sp.symbols("x t", real=True)
     >>> f = gaussian_expectation(x**2, [x], cov=1, quadratic=t)
     >>> f.expr, f.validity
-    ((1 - 2*t)**(-3/2), 1 - 2*t > 0)
+    ((1 - 2*t)**(-3/2), t < 1/2)
     """
     polynomial = checks.scalar(polynomial, "polynomial")
     dim = sp.Integer(len(x))
@@ -226,8 +226,9 @@ def _vector(value: Sequence[Any] | None, length: int, name: str) -> sp.Matrix:
 
 
 def _expectation_formula(polynomial: Any, expr: sp.Expr, finite: sp.Basic) -> Formula:
+    names = ", ".join(sorted(s.name for s in sp.sympify(polynomial).free_symbols)) or "a constant"
     step = Step(
-        "Gaussian expectation by tilting and Stein's recursion",
+        f"expectation E over {names} by tilting and Stein's recursion",
         sp.Eq(sp.Function("E")(polynomial), expr, evaluate=False),
     )
     return Formula("Gaussian expectation", expr, validity=finite, steps=(step,))

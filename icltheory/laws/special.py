@@ -40,6 +40,27 @@ class _Entire(sp.Function):
             value = self._value(nu, s)
         return sp.Float._new(value._mpf_, prec)
 
+    def _shown(self) -> Any:
+        """What is shown at nu = 1/2, where the functions are elementary; else `None`."""
+        nu, s = self.args
+        if nu != sp.S.Half:
+            return None
+        return self._elementary(sp.powdenest(sp.sqrt(s), force=True))  # even in the root
+
+    def _sympystr(self, printer: Any) -> str:
+        shown = self._shown()
+        if shown is None:
+            return f"{type(self).__name__}({', '.join(map(printer._print, self.args))})"
+        return f"({printer._print(shown)})"
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        shown, (nu, s) = self._shown(), map(printer._print, self.args)
+        if shown is None:
+            text = rf"{self._letter}_{{{nu}}}\left({s}\right)"
+        else:
+            text = rf"\left({printer._print(shown)}\right)"
+        return text if exp is None else rf"{{{text}}}^{{{exp}}}"
+
     def _called(self, printer: Any) -> str:
         name = printer._module_format(f"numeric.special.{type(self).__name__}")
         return f"{name}({', '.join(printer._print(x) for x in self.args)})"
@@ -56,6 +77,8 @@ class bessel_quotient(_Entire):
     >>> bessel_quotient(1, s).diff(s)
     (-bessel_quotient(1, s) + bessel_quotient(2, s))*bessel_quotient(1, s)/2
     """
+
+    _letter = "q"
 
     @staticmethod
     def _at_zero(nu: Any) -> Any:
@@ -87,9 +110,9 @@ class bessel_quotient(_Entire):
         f = printer._module_format("mpmath.hyp0f1")
         return f"({f}({nu} + 2, ({s})/4)/(2*({nu} + 1)*{f}({nu} + 1, ({s})/4)))"
 
-    def _latex(self, printer: Any) -> str:
-        nu, s = (printer._print(x) for x in self.args)
-        return rf"q_{{{nu}}}\left({s}\right)"
+    @staticmethod
+    def _elementary(k: Any) -> Any:
+        return sp.coth(k) / k - 1 / k**2
 
 
 class log_bessel(_Entire):
@@ -101,6 +124,8 @@ class log_bessel(_Entire):
     >>> log_bessel(1, 0), log_bessel(1, s).diff(s)
     (0, bessel_quotient(1, s)/2)
     """
+
+    _letter = r"\Lambda"
 
     @staticmethod
     def _at_zero(nu: Any) -> Any:
@@ -128,6 +153,6 @@ class log_bessel(_Entire):
         log, f = (printer._module_format(f"mpmath.{name}") for name in ("log", "hyp0f1"))
         return f"{log}({f}({nu} + 1, ({s})/4))"
 
-    def _latex(self, printer: Any) -> str:
-        nu, s = (printer._print(x) for x in self.args)
-        return rf"\Lambda_{{{nu}}}\left({s}\right)"
+    @staticmethod
+    def _elementary(k: Any) -> Any:
+        return sp.log(sp.sinh(k) / k)

@@ -185,7 +185,7 @@ def edge_density(n: Any = length_symbol, d: Any = dim_symbol) -> Formula:
     """
     length = checks.positive_integer(n, "n", "n=40")
     dim = checks.positive_integer(d, "d", "d=20")
-    exponent, factor, slope = edge_constants(length, dim)
+    exponent, factor, slope = edge_constants(sp.Min(length, dim), abs(length - dim))
     name, other = sp.symbols("K b")
     return Formula(
         "density of eigenvalues near 0",
@@ -198,14 +198,14 @@ def edge_density(n: Any = length_symbol, d: Any = dim_symbol) -> Formula:
     )
 
 
-def edge_constants(n: sp.Expr, d: sp.Expr) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
-    """a, K, b of the density K lam^a (1 - b lam) near 0; the arguments are not checked.
+def edge_constants(count: sp.Expr, gap: sp.Expr) -> tuple[sp.Expr, sp.Expr, sp.Expr]:
+    """a, K, b of the density K lam^a (1 - b lam) near 0, for count = min(n, d) and gap = |n - d|.
 
     With one of the m = min(n, d) eigenvalues at lam, prod |lam - lam_j| -> prod lam_j (1 - lam/lam_j)
     turns the others into the ensemble of sizes m - 1 and max(n, d) + 1, whose a is larger by 1.
     """
-    count, most = sp.Min(n, d), sp.Max(n, d)
-    exponent = sp.Rational(1, 2) * (most - count - 1)
+    most = count + gap
+    exponent = sp.Rational(1, 2) * (gap - 1)
     inverse = inverse_wishart_moment(1).subs(
         {dim_symbol: count - 1, length_symbol: most + 1}, simultaneous=True
     )

@@ -184,7 +184,7 @@ class UniformCube(_Product):
 
     >>> u = sp.Symbol("u")
     >>> UniformCube(dim=1, half_width=2).cgf([u])
-    log_bessel(1/2, 4*u**2)
+    (log(sinh(2*u)/(2*u)))
     >>> UniformCube(dim=1, half_width=2).cgf([3]).rewrite(sp.coth)
     log(sinh(6)/6)
     """

@@ -101,7 +101,12 @@ def softmax_moment_slope(*parts: int) -> Formula:
         f"slope of {moment}",
         softmax_expectation(slope),
         references=(DERIVED_HERE,),
-        steps=(Step("derivative inside the average", sp.Eq(sp.Symbol("dP/ds"), slope)),),
+        steps=(
+            Step(
+                "derivative inside the average, P_k = sum_l p_l^k and Q_k = sum_l p_l^k xi_l of weights and scores",
+                sp.Eq(sp.Symbol("dP/ds"), slope),
+            ),
+        ),
     )
 
 
