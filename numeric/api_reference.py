@@ -25,6 +25,7 @@ from icltheory.errors import IclTheoryError, InvalidInput
 
 PACKAGES = ("icltheory", "icltheory.symbols", "numeric", "numeric.finite", "numeric.claims")
 
+_USAGE = "usage: python -m numeric.api_reference OUT"
 # What markdown keeps as it is: code in backticks, and doctests with their output.
 _KEPT = re.compile(r"`[^`\n]*`|^ *>>> .*(?:\n *\S.*)*", re.MULTILINE)
 # Docstrings use the short names of README; full names become links.
@@ -87,8 +88,15 @@ def build(out: str | os.PathLike[str]) -> Path:
 def main(arguments: list[str] | None = None) -> int:
     """`python -m numeric.api_reference OUT`: exit status 0, or 2 with one line on what is wrong."""
     given = sys.argv[1:] if arguments is None else arguments
+    if given in (["-h"], ["--help"]):
+        print(
+            f"{_USAGE}\n\nWrites the API reference, a page for each of {', '.join(PACKAGES)},\n"
+            f"into the folder OUT (made if missing) and prints the path of its index.\n"
+            f"It needs pdoc: pip install 'icltheory[docs]'."
+        )
+        return 0
     if len(given) != 1 or given[0].startswith("-"):
-        print("usage: python -m numeric.api_reference OUT", file=sys.stderr)
+        print(_USAGE, file=sys.stderr)
         return 2
     try:
         print(build(given[0]))
@@ -117,7 +125,7 @@ def _texts(pdoc: Any) -> dict[str, str]:
             warnings.simplefilter("ignore")
             pages = {name: _page(name, pdoc.doc.Module) for name in PACKAGES}
             texts = {
-                f"{name.replace('.', '/')}.html": pdoc.render.html_module(page, pages)
+                f"{name.replace('.', '/')}.html": _live(pdoc.render.html_module(page, pages))
                 for name, page in pages.items()
             }
     finally:
@@ -138,6 +146,16 @@ def _page(name: str, module_type: Any) -> Any:
         if symbol.name in page.members:
             page.members[symbol.name].docstring = f"{info.meaning}; {info.domain}."
     return page
+
+
+def _live(text: str) -> str:
+    """A page without links to places that it lacks, such as inherited members that have no section."""
+    places = set(re.findall(r'\bid="([^"]+)"', text))
+
+    def link(found: re.Match[str]) -> str:
+        return found.group() if found[1] in places else found[2]
+
+    return re.sub(r'<a\b[^>]*\bhref="#([^"]*)"[^>]*>(.*?)</a>', link, text, flags=re.DOTALL)
 
 
 def _index(pages: Mapping[str, Any]) -> str:

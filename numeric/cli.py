@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from icltheory.errors import IclTheoryError, InvalidInput
-from numeric import derive_command
+from numeric import derive_command, derive_options
 from numeric.text_numbers import LENGTHS, number, positive, prompt_lengths, seed
 
 # What a command needs beyond this is imported when the command runs: `--help` must not wait.
@@ -35,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0
     """
     try:
-        arguments = _parser().parse_args(argv)
+        given = sys.argv[1:] if argv is None else list(argv)
+        arguments = _parser().parse_args(given or ["--help"])
         status = arguments.command(arguments)
         sys.stdout.flush()
         return status
@@ -59,10 +64,37 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Refuses in one line instead of printing the usage as well."""
+    """Refuses in one line instead of printing the usage as well, and takes -1,1 as a value."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse an unknown option first, which may stand for one that is then missing."""
+        given = _with_values(args or ())
+        known = [] if self._subparsers is not None else list(self._option_string_actions)
+        for option in (x.partition("=")[0] for x in given if x.startswith("--")) if known else ():
+            if option not in known:
+                letter = [derive_options.LETTERS.get(option)]
+                near = letter if letter[0] in known else get_close_matches(option, known, 2, 0.55)
+                meant = f"; did you mean {' or '.join(map(str, near))}?" if near else ""
+                self.error(f"there is no option {option}{meant}")
+        found, extra = super().parse_known_args(given, namespace)
+        if extra:
+            self.error(f"unexpected argument {extra[0]!r}")
+        return found, extra
 
     def error(self, message: str) -> NoReturn:
         raise InvalidInput(f"{message} (see {self.prog} --help)")
+
+
+def _with_values(arguments: Sequence[str]) -> list[str]:
+    """Arguments with a value that begins with a minus joined to its option by "="."""
+    joined: list[str] = []
+    for text in arguments:
+        value = re.match(r"-[^-]", text) and text != "-h"
+        if value and joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
 
 
 class _Version(argparse.Action):
@@ -103,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "derive", derive_command.run, "Derive a formula and print it with validity and source."
     )
-    derive_command.add_options(sub)
+    derive_options.add_options(sub)
 
     sub = command("predict", _predict, "Predict the risk against the prompt length.")
     layer = sub.add_mutually_exclusive_group(required=True)
@@ -129,13 +161,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--prompts", metavar="N", type=positive, default=400_000, help="default: %(default)s"
     )
-    sub.add_argument("--seed", metavar="N", type=seed, default=0)
+    sub.add_argument("--seed", metavar="N", type=seed, default=0, help="default: %(default)s")
     return parser
 
 
 def _task_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dim", metavar="D", type=positive, required=True)
-    parser.add_argument("--noise-var", metavar="S", type=number, default="0")
+    parser.add_argument("--dim", metavar="D", type=positive, required=True, help="dimension")
+    parser.add_argument(
+        "--noise-var", metavar="S", type=number, default="0", help="label noise; default: 0"
+    )
 
 
 # -- reproduce -----------------------------------------------------------------------------------
@@ -143,14 +177,18 @@ def _task_options(parser: argparse.ArgumentParser) -> None:
 
 def _reproduce(arguments: Any) -> int:
     from numeric import report
+    from numeric.claim_times import typical_seconds
     from numeric.claims import runner
     from numeric.claims.base import EFFORTS
-    from numeric.display import Display
+    from numeric.display import Display, duration
 
     known = runner.load_claims()
     claims = _select(known, arguments.paper, arguments.claim)
     effort = EFFORTS["quick" if arguments.quick else "full"]
-    with Display(sys.stderr, len(claims)) as display:
+    times = typical_seconds(claims, effort.name)
+    jobs = min(arguments.jobs or os.cpu_count() or 1, len(claims))
+    begin = time.monotonic()
+    with Display(sys.stderr, times, jobs) as display:
         run = runner.run(
             claims.values(),
             effort,
@@ -165,6 +203,7 @@ def _reproduce(arguments: Any) -> int:
     ordered = {name: found[name] for name in known if name in found}
     path = report.build(ordered, known, Path(arguments.out) / "report.html")
     print(_summary(run))
+    print(f"{_total(run)}, in {duration(time.monotonic() - begin)}")
     print(f"report: {path}")
     if run.interrupted:
         print("Stopped. Finished claims are kept: the same command goes on.", file=sys.stderr)
@@ -186,7 +225,11 @@ def _select(
                 f"the claim {name} belongs to paper {owner}; leave out --paper {paper}."
             )
         if name not in chosen:
-            raise InvalidInput(f"there is no claim {name}; claims: {', '.join(chosen)}.")
+            near = get_close_matches(name, chosen, 3, 0.7)
+            meant = (
+                f"did you mean {' or '.join(near)}?" if near else f"claims: {', '.join(chosen)}."
+            )
+            raise InvalidInput(f"there is no claim {name}; {meant}")
     return {key: c for key, c in chosen.items() if not ids or key in ids}
 
 
@@ -206,6 +249,16 @@ def _summary(run: Run) -> str:
         lines.append("  ".join([*cells, row[3]]).rstrip())
         lines += [f"    {complaint}" for complaint in complaints]
     return "\n".join(lines)
+
+
+def _total(run: Run) -> str:
+    """The verdicts with how many claims have them, and the rows that agree."""
+    verdicts = Counter(outcome.verdict for outcome in run.outcomes.values()).most_common()
+    told = [f"{count} {verdict}" for verdict, count in verdicts]
+    agree, rows = map(sum, zip(*(x.agreeing for x in run.outcomes.values()), strict=True))
+    told[0] = told[0].replace(" ", " claim " if verdicts[0][1] == 1 else " claims ", 1)
+    told.append(f"{rows} rows" if agree == rows else f"{agree} of {rows} rows agree")
+    return ", ".join(told)
 
 
 def _complaints(outcome: Outcome) -> Iterator[str]:
@@ -276,7 +329,7 @@ def _predict(arguments: Any) -> int:
         plot.write_atomically(out, "\n".join(lines) + "\n")
     else:
         plot.save(_curve(arguments, columns), out)
-    print(f"{len(lengths)} prompt lengths: {out}")
+    print(f"{len(lengths)} prompt length{'s' * (len(lengths) > 1)}: {out}")
     if not arguments.linear and arguments.heads > 2:
         print(
             f"The risk is that of one pair of opposite heads; {arguments.heads} heads can be better by "

@@ -2,7 +2,7 @@
 
 `numeric.derive_formulas` says of every formula which function of icltheory derives it and what
 arguments that takes; each argument reads the options that concern it, and an option that no argument
-reads is refused. Exported: `add_options`, `run`.
+reads is refused. The options are those of `numeric.derive_options`. Exported: `run`.
 """
 
 from __future__ import annotations
@@ -13,76 +13,17 @@ from difflib import get_close_matches
 from operator import attrgetter
 from typing import Any
 
-from icltheory.errors import InvalidInput
+from icltheory.errors import IclTheoryError, InvalidInput
 from numeric import decoding_options, solver_options
-from numeric.derive_formulas import FORMULAS, Entry, listed
+from numeric.derive_formulas import FORMULAS, NOISELESS, Entry, listed, needed
+from numeric.derive_options import ATTENTIONS, FEATURES, FLAGS, OPTIONS, dashed
 from numeric.formula_forms import FORMS
-from numeric.text_numbers import number, positive
-
-_ATTENTIONS = ("softmax", "linear", "linear-centered")
-_FEATURES = ("cumulants", "uniform", "rademacher", "laplace")
-_LAW = "RHO,STD: x_i | x_q ~ N(RHO x_q, STD^2 I); numbers, or the words rho and local_std"
-# Option -> how it is shown, and what it means.
-_OPTIONS = {
-    "dim": ("D", "dimension: a number, or d (default)"),
-    "noise_var": ("S", "label noise: a number, or noise_var (default)"),
-    "prior_var": ("W", "coefficients have covariance W/d I: a number (default 1), or prior_var"),
-    "prior_norm": ("N", "squared norm of their mean: a number (default 0), or prior_norm"),
-    "local": ("LAW", f"local examples, {_LAW}"),
-    "tested": ("LAW", f"examples of the test, {_LAW}"),
-    "attention": ("KIND", f"one of {', '.join(_ATTENTIONS)} (default softmax)"),
-    "heads": ("H", "number of heads (default 1); where it may be a symbol, the word H"),
-    "scores": ("K,..", "score scales of scalar heads: numbers, or k and -k; --scores=-1,1"),
-    "values": ("V,..", "their values: numbers, or v and -v"),
-    "features": ("LAW", f"law of a coordinate: {', '.join(_FEATURES)} (default cumulants)"),
-    "rank": ("R", "total rank of the scores: a number, or rank (default)"),
-    "width": ("P", "embedding width"),
-    "blocks": ("D,..", "dimensions of the blocks"),
-    "signs": ("E,..", "signs of the blocks (default all 1)"),
-    "sign_sum": ("S", "sum of the signs (default: all 1)"),
-    "family": ("NAME", "of two heads: symmetric (default), one-sided or block"),
-    "order": ("J", "number of terms (default 2)"),
-    **solver_options.OPTIONS,
-    **decoding_options.OPTIONS,
-}
-_FLAGS = {
-    "include_query": "the query token is inside the softmax",
-    "skip": "a path from the query to the prediction",
-    "feature_values": "values read features",
-}
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Give the parser the arguments of `icltheory derive`."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="the formula, a name of --list")
-    parser.add_argument("--list", action="store_true", help="list the names of formulas")
-    for name, (shown, text) in _OPTIONS.items():
-        parser.add_argument(f"--{_dashed(name)}", metavar=shown, help=text + _own_defaults(name))
-    for name, text in _FLAGS.items():
-        parser.add_argument(f"--{_dashed(name)}", action="store_true", default=None, help=text)
-    form = parser.add_mutually_exclusive_group()
-    for kind, text in (
-        ("text", "with the derivation (default)"),
-        ("latex", "LaTeX"),
-        ("python", "a Python function"),
-    ):
-        form.add_argument(f"--{kind}", dest="form", action="store_const", const=kind, help=text)
-    parser.set_defaults(form="text")
-
-
-def _own_defaults(option: str) -> str:
-    """The formulas that have a default of their own for this option, in words."""
-    users: dict[str, list[str]] = {}
-    for name, entry in FORMULAS.items():
-        if option in entry.defaults:
-            users.setdefault(entry.defaults[option], []).append(name)
-    return "".join(f"; default of {', '.join(names)}: {text}" for text, names in users.items())
+from numeric.shell_words import shell_words
+from numeric.text_numbers import arithmetic, number, positive
 
 
 def run(arguments: Any) -> int:
     """Derive and print, or list the names; returns the exit status 0."""
-    import icltheory as icl
-
     if arguments.list or arguments.name is None:
         alone = arguments.name is None and not _given(arguments) and arguments.form == "text"
         if not alone:
@@ -91,45 +32,62 @@ def run(arguments: Any) -> int:
             )
         print(listed())
         return 0
-    arguments.name = _dashed(arguments.name)
+    arguments.name = dashed(arguments.name)
     if arguments.name not in FORMULAS:
         close = get_close_matches(arguments.name, FORMULAS, 3, 0.5)
         meant = f" (did you mean {' or '.join(close)}?)" if close else ""
         raise InvalidInput(
             f"there is no formula {arguments.name}{meant}; icltheory derive --list shows all names."
         )
+    try:
+        found, taken = _derived(arguments)
+        print(_shown(found, taken, arguments))
+    except IclTheoryError as error:
+        raise type(error)(shell_words(str(error))) from error
+    return 0
+
+
+def _derived(arguments: Any) -> tuple[Any, str]:
+    """What the function of the formula returns, and the defaults that were taken."""
+    import icltheory as icl
+
     entry = FORMULAS[arguments.name]
     function = attrgetter(entry.function)(icl)
     options = _Options(arguments, entry, getattr(function, "supports", frozenset()))
+    if missing := needed(arguments.name, options.given):
+        raise InvalidInput(missing)
     values = [_ARGUMENTS[kind](options) for kind in entry.takes if kind[0] != "*"]
     named = {kind[1:]: _ARGUMENTS[kind](options) for kind in entry.takes if kind[0] == "*"}
     for name in options.given:
         if name not in options.read:
-            raise InvalidInput(
-                f"--{_dashed(name)} says nothing about {arguments.name}; leave it out."
-            )
-    found = solver_options.as_formula(function(*values, **named), arguments.name)
+            raise InvalidInput(options.unread(name))
+    return function(*values, **named), options.taken_in_words()
+
+
+def _shown(found: Any, taken: str, arguments: Any) -> str:
+    """Formulas, or a table, in the form that was asked for."""
+    import icltheory as icl
+
+    found = solver_options.as_formula(found, arguments.name)
     if isinstance(found, list):
-        print(_table(found, arguments))
-        return 0
+        return _table(found, arguments)
     if isinstance(found, icl.Flow):
         found = {str(variable): velocity for variable, velocity in found.velocity}
     formulas = found.values() if isinstance(found, dict) else found
     formulas = [found] if isinstance(found, icl.Formula) else formulas
-    shown = [FORMS[arguments.form](formula) for formula in formulas]
-    if options.taken and arguments.form == "text":
-        shown.append(options.taken_in_words())
-    if options.taken and arguments.form == "python":
-        shown[0] = f"# {options.taken_in_words()}\n{shown[0]}"
-    print("\n\n".join(shown))
-    return 0
+    shown = list(dict.fromkeys(FORMS[arguments.form](formula) for formula in formulas))
+    if taken and arguments.form == "text":
+        shown.append(taken)
+    if taken and arguments.form == "python":
+        shown[0] = f"# {taken}\n{shown[0]}"
+    return "\n\n".join(shown)
 
 
 # -- options ---------------------------------------------------------------------------------------
 
 
 def _given(arguments: Any) -> dict[str, Any]:
-    options = {name: getattr(arguments, name) for name in (*_OPTIONS, *_FLAGS)}
+    options = {name: getattr(arguments, name) for name in (*OPTIONS, *FLAGS)}
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -141,7 +99,7 @@ class _Options:
     """
 
     def __init__(self, arguments: Any, entry: Entry, supports: frozenset[str]) -> None:
-        self.name, self.supports, self.defaults = arguments.name, supports, entry.defaults
+        self.name, self.supports, self.defaults = arguments.name, supports, dict(entry.defaults)
         self.given = _given(arguments)
         self.read: set[str] = set()
         self.taken: dict[str, str] = {}
@@ -173,30 +131,39 @@ class _Options:
     def needed(self, name: str, value: Any, example: str) -> Any:
         """The value, which there must be."""
         if value is None:
-            option = f"--{_dashed(name)}"
+            option = f"--{dashed(name)}"
             raise InvalidInput(f"{self.name} needs {option}, for example {option} {example}.")
         return value
 
     def _one(self, name: str, text: str, parse: Callable[[str], Any], words: Any) -> Any:
-        for word in words:
-            if text == str(word):
-                if text == self.taken.get(name):
-                    del self.taken[name]
-                return word
+        """A word, a number by `parse`, or arithmetic of words where numbers may be any."""
+        known = {str(word): word for word in words}
+        if text in known:
+            if text == self.taken.get(name):
+                del self.taken[name]
+            return known[text]
         try:
-            return parse(text)
+            return arithmetic(text, known) if words and parse is number else parse(text)
         except argparse.ArgumentTypeError as error:
-            known = " or ".join(map(str, words))
-            meant = f"; pass one, or the word {known} for the symbol" if words else ""
-            raise InvalidInput(f"argument --{_dashed(name)}: {error}{meant}.") from error
+            meant = f"; pass one, or the word {' or '.join(known)} for the symbol" if words else ""
+            raise InvalidInput(f"argument --{dashed(name)}: {error}{meant}.") from error
 
     def taken_in_words(self) -> str:
-        """The defaults in use, in one line."""
-        return "taken: " + ", ".join(f"{_dashed(name)} = {x}" for name, x in self.taken.items())
+        """The defaults in use, in one line; "" where there are none."""
+        taken = [f"{dashed(name)} = {x}" for name, x in self.taken.items()]
+        taken += ["no label noise"] if self.name in NOISELESS else []
+        return f"taken: {', '.join(taken)}" if taken else ""
+
+    def unread(self, name: str) -> str:
+        """The refusal of an option that no argument of the formula reads."""
+        known = ", ".join(f"--{dashed(option)}" for option in sorted(self.read)) or "no options"
+        return (
+            f"--{dashed(name)} says nothing about {self.name}, which reads {known}; leave it out."
+        )
 
     def flags(self) -> dict[str, Any]:
         """The options of a softmax layer that the function supports, where they are in use."""
-        known = [name for name in _FLAGS if name in self.supports]
+        known = [name for name in FLAGS if name in self.supports]
         return {name: True for name in known if self.text(name)}
 
 
@@ -237,33 +204,47 @@ def _mean(options: _Options, dim: Any, norm: Any) -> list[Any]:
 def _heads(options: _Options) -> Any:
     """A softmax layer: a number of heads, or their scores and values."""
     import icltheory as icl
-    from icltheory.symbols import k, v
 
-    scores = options.listed("scores", number, k, -k)
+    scores = _a_head(options, "scores")
     if scores is None:
         return icl.SoftmaxAttention(options.parsed("heads", positive, "1"), **options.flags())
-    return icl.SoftmaxAttention(
-        options.parsed("heads", positive),
-        scores=scores,
-        values=options.listed("values", number, v, -v),
-        **options.flags(),
-    )
+    heads, values = options.parsed("heads", positive), _a_head(options, "values")
+    return icl.SoftmaxAttention(heads, scores=scores, values=values, **options.flags())
+
+
+# The default scores and values of one head, in symbols, and those of two heads.
+_PAIRS = {"k": "k,-k", "v": "v,-v"}
+
+
+def _a_head(options: _Options, name: str) -> list[Any] | None:
+    """Scores or values, one a head; a default in symbols fits one head and two."""
+    default = options.defaults.get(name)
+    if name not in options.given and default is not None:
+        told = [options.given[o].count(",") + 1 for o in ("scores", "values") if o in options.given]
+        heads = options.given.get("heads", "")
+        count = int(heads) if heads.isdecimal() else told[0] if told else default.count(",") + 1
+        if count == 2 and default in _PAIRS:
+            options.defaults[name] = _PAIRS[default]
+        elif count != default.count(",") + 1 or (told and default not in _PAIRS):
+            raise InvalidInput(
+                f"{options.name} needs --{name} with one number a head, {count} here."
+            )
+    words = ("k", "d") if name == "scores" else ("k", "v", "d")
+    return options.listed(name, number, *map(_symbol, words))
 
 
 def _layer(options: _Options) -> Any:
     import icltheory as icl
 
     kind = options.text("attention", "softmax")
-    if kind not in _ATTENTIONS:
-        raise InvalidInput(
-            f"argument --attention: {kind!r} is not one of {', '.join(_ATTENTIONS)}."
-        )
+    if kind not in ATTENTIONS:
+        raise InvalidInput(f"argument --attention: {kind!r} is not one of {', '.join(ATTENTIONS)}.")
     if kind == "softmax":
         return _heads(options)
-    for name in ("heads", "scores", "values", *_FLAGS):
+    for name in ("heads", "scores", "values", *FLAGS):
         if name in options.given:
             raise InvalidInput(
-                f"--{_dashed(name)} says nothing about linear attention; leave it out."
+                f"--{dashed(name)} says nothing about linear attention; leave it out."
             )
     return icl.LinearAttention(centered=kind == "linear-centered")
 
@@ -275,8 +256,8 @@ def _features(options: _Options) -> Any:
     from icltheory.symbols import kappa_4, kappa_6
 
     kind = options.text("features", "cumulants")
-    if kind not in _FEATURES:
-        raise InvalidInput(f"argument --features: {kind!r} is not one of {', '.join(_FEATURES)}.")
+    if kind not in FEATURES:
+        raise InvalidInput(f"argument --features: {kind!r} is not one of {', '.join(FEATURES)}.")
     return {
         "cumulants": lambda: icl.CoordinateCumulants([1, kappa_4, kappa_6]),
         "uniform": lambda: icl.UniformCube(dim=1, half_width=sp.sqrt(3)),
@@ -298,8 +279,8 @@ _ARGUMENTS: dict[str, Callable[[_Options], Any]] = {
     "tested": lambda options: _task(options, "tested"),
     "layer": _layer,
     "heads": _heads,
-    "scores": lambda options: options.listed("scores", number, _symbol("k"), -_symbol("k")),
-    "values": lambda options: options.listed("values", number),
+    "scores": lambda options: _a_head(options, "scores"),
+    "values": lambda options: _a_head(options, "values"),
     "features": _features,
     "count": lambda options: options.parsed("heads", positive, None, _symbol("H")),
     "sign-sum": lambda options: options.parsed("sign_sum", number),
@@ -312,10 +293,6 @@ _ARGUMENTS: dict[str, Callable[[_Options], Any]] = {
     **solver_options.ARGUMENTS,
     **decoding_options.ARGUMENTS,
 }
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
 
 
 # -- tables ----------------------------------------------------------------------------------------

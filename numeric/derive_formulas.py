@@ -1,11 +1,12 @@
 """The formulas of `icltheory derive` by study: their functions, arguments and defaults.
 
-Exported: `Entry`, `STUDIES`, `FORMULAS` (all of them by name) and `listed`, which shows them.
+Exported: `Entry`, `STUDIES`, `FORMULAS` (all of them by name), `NEEDS`, `NOISELESS`, `listed`, which
+shows them, and `needed`, which asks for the options that a formula must be given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 
@@ -55,8 +56,8 @@ STUDIES: dict[str, dict[str, Entry]] = {
         "pair-constant": _entry("pair_constant", "task family"),
     },
     "finite prompts": {
-        "finite-prompt-risk": _entry("finite_prompt_risk", "task layer"),
-        "optimal-finite-prompt-risk": _entry("optimal_finite_prompt_risk", "task layer"),
+        "finite-prompt-risk": _entry("finite_prompt_risk", "task layer", heads="2"),
+        "optimal-finite-prompt-risk": _entry("optimal_finite_prompt_risk", "task layer", heads="2"),
         "small-pair-risk": _entry("small_pair_risk", "task heads", heads="2"),
         "pair-slope": _entry("pair_slope", "task heads", heads="2"),
         "pair-scale": _entry("pair_scale", "task"),
@@ -127,10 +128,42 @@ STUDIES: dict[str, dict[str, Entry]] = {
     "decoding: chains, and selection among candidates": _entries(decoding_options.FORMULAS),
 }
 FORMULAS = {name: entry for study in STUDIES.values() for name, entry in study.items()}
+# Options that a formula must be given, with examples that fit each other.
+_MEAN = {"dim": "3"}  # a mean of the coefficients has entries
+NEEDS: dict[str, dict[str, str]] = {
+    "width-constant": {"dim": "6", "width": "6"},
+    "block-constant": {"dim": "6", "blocks": "3,3"},
+    "prior-crossing": _MEAN,
+    "tight-prior-constant": _MEAN,
+    "optimal-tight-prior-constant": _MEAN,
+    "tight-prior-threshold": _MEAN,
+}
+# Without label noise, of which no option says anything.
+NOISELESS = (
+    "late-solver-risk",
+    "overthinking-threshold",
+    "optimal-chain-length",
+    "split-risk",
+    "split-law",
+    "outcome-risk",
+)
+
+
+def needed(name: str, given: Iterable[str]) -> str:
+    """What to say about the options that the formula must be given; "" if all of them are there."""
+    needs = NEEDS.get(name, {})
+    missing = [f"--{option.replace('_', '-')}" for option in needs if option not in given]
+    if not missing:
+        return ""
+    example = " ".join(f"--{option.replace('_', '-')} {text}" for option, text in needs.items())
+    return f"{name} needs {' and '.join(missing)}, for example icltheory derive {name} {example}."
 
 
 def listed() -> str:
-    """The names by study, one a line, with the first line of the function's documentation."""
+    """The names by study, one a line, with the first line of the function's documentation.
+
+    Options that a formula needs are named at the end of its line.
+    """
     import icltheory as icl
 
     width = max(map(len, FORMULAS))
@@ -139,6 +172,8 @@ def listed() -> str:
         lines = [f"{title}:"]
         for name, entry in entries.items():
             documentation = attrgetter(entry.function)(icl).__doc__ or ""
-            lines.append(f"    {name:{width}}  {documentation.partition(chr(10))[0]}".rstrip())
+            needs = " and ".join(f"--{option}" for option in NEEDS.get(name, ()))
+            line = f"    {name:{width}}  {documentation.partition(chr(10))[0]}".rstrip()
+            lines.append(f"{line} Needs {needs}." if needs else line)
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)

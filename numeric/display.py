@@ -8,20 +8,27 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from numeric.claims.runner import Event, Outcome
 
 _TOLD = 0.1  # the share of a claim from which its remaining time is told
+_PRIOR = 60.0  # seconds of this run that count as much as what claims usually take
 
 
 class Display:
-    """Live progress: a line a running claim on a terminal, else a line a finished claim."""
+    """Live progress: a line a running claim on a terminal, else a line a finished claim.
 
-    def __init__(self, stream: Any, total: int) -> None:
-        self.stream, self.live, self.total = stream, stream.isatty(), total
-        self.begin, self.finished, self.computed = time.monotonic(), 0, 0
-        self.running: dict[str, tuple[float, Event]] = {}  # with the time of the first event
+    times: the usual seconds of each claim that is asked for; jobs: how many run at once.
+    """
+
+    def __init__(self, stream: Any, times: Mapping[str, float], jobs: int = 1) -> None:
+        self.stream, self.live, self.total = stream, stream.isatty(), len(times)
+        self.times, self.jobs, self.waiting = times, jobs, set(times)
+        self.begin, self.work = time.monotonic(), sum(times.values())
+        # With the times of the first event and of the last.
+        self.running: dict[str, tuple[float, float, Event]] = {}
         self.drawn = 0
         self.lock, self.over = threading.Lock(), threading.Event()
         # Claims report now and then; the clock has to go on in between.
@@ -43,16 +50,18 @@ class Display:
         with self.lock:
             if event.outcome is not None:
                 self.running.pop(event.claim, None)
-                self.finished += 1
-                self.computed += not event.outcome.reused
+                self.waiting.discard(event.claim)
+                if event.outcome.reused:
+                    self.work -= self.times[event.claim]
                 agree, spent = measures(event.outcome)
                 parts = (event.outcome.verdict, agree and f"{agree} rows", spent)
                 self._line(f"{event.claim}: {', '.join(part for part in parts if part)}")
             elif event.fraction is None:
                 self._line(f"{event.claim}: {event.what}")
             else:
-                start, _ = self.running.get(event.claim, (time.monotonic(), event))
-                self.running[event.claim] = start, event
+                now = time.monotonic()
+                start = self.running.get(event.claim, (now,))[0]
+                self.running[event.claim] = start, now, event
             self._draw()
 
     def _tick(self) -> None:
@@ -68,7 +77,7 @@ class Display:
         if self.live and not self.over.is_set():
             self._erase()
             width = shutil.get_terminal_size().columns - 1
-            lines = [self._claim(start, event) for start, event in self.running.values()]
+            lines = [self._claim(*state) for state in self.running.values()]
             if lines and self.total > 1:
                 lines.append(self._whole())
             for line in lines:
@@ -76,19 +85,26 @@ class Display:
             self.drawn = len(lines)
         self.stream.flush()
 
-    def _claim(self, start: float, event: Event) -> str:
-        done, spent = _share(event), time.monotonic() - start
+    def _claim(self, start: float, last: float, event: Event) -> str:
+        done, now = _share(event), time.monotonic()
         bar = f"[{'#' * round(12 * done):.<12}] {done:4.0%}"
-        left = _left(spent, done) if done >= _TOLD else ""
-        return f"{event.claim}  {bar}  {duration(spent)}{left}  {event.what}"
+        # From the last event on the clock runs down.
+        seconds = (last - start) * (1 - done) / done - (now - last) if done >= _TOLD else -1.0
+        left = f", about {duration(seconds)} left" if seconds > -0.5 else ""
+        return f"{event.claim}  {bar}  {duration(now - start)}{left}  {event.what}"
 
     def _whole(self) -> str:
-        """Finished claims, and the time left if the others take as long as those that were computed."""
+        """Finished claims, and the time left, from what claims usually take and the pace of this run."""
         spent = time.monotonic() - self.begin
-        work = self.computed + sum(_share(event) for _, event in self.running.values())
-        waiting = self.total - (self.finished - self.computed)  # less those kept from before
-        left = _left(spent, work / waiting) if work >= 1 else ""
-        return f"{self.finished} of {self.total} claims finished  {duration(spent)}{left}"
+        running = {name: _share(event) for name, (*_, event) in self.running.items()}
+        left = {name: self.times[name] * (1 - running.get(name, 0.0)) for name in self.waiting}
+        done = self.work - sum(left.values())
+        # Until there is much to measure, one second of work takes one second of a core.
+        pace = (done + _PRIOR * self.jobs) / (spent + _PRIOR)
+        longest = max((left[name] for name in running), default=0.0)
+        seconds = max(sum(left.values()) / pace, longest * self.jobs / pace)
+        told = f"{self.total - len(self.waiting)} of {self.total} claims finished"
+        return f"{told}  {duration(spent)}, about {duration(seconds)} left"
 
     def _erase(self) -> None:
         if self.drawn:
@@ -115,14 +131,16 @@ def _share(event: Event) -> float:
     return min(max(event.fraction or 0.0, 0.0), 1.0)
 
 
-def _left(spent: float, done: float) -> str:
-    return f", about {duration(spent * (1 - done) / done)} left"
-
-
 def measures(outcome: Outcome) -> tuple[str, str]:
     """Rows that agree, and the time, in words."""
     if outcome.result is None:
         return "", ""
-    agree, total = outcome.agreeing
     reused = ", kept from before" if outcome.reused else ""
-    return f"{agree} of {total}", f"{duration(outcome.result.seconds)}{reused}"
+    return agreement(outcome), f"{duration(outcome.result.seconds)}{reused}"
+
+
+def agreement(outcome: Outcome) -> str:
+    """Rows that agree, of those that can be tested, and how many cannot."""
+    agree, testable = outcome.agreeing
+    more = f" ({outcome.untestable} not testable)" if outcome.untestable else ""
+    return f"{agree} of {testable}{more}"

@@ -1,11 +1,12 @@
-"""A formula as text, LaTeX or a Python function, with validity, minimiser and sources.
+"""A formula as text, LaTeX, a Python function or BibTeX, with validity, minimiser and sources.
 
-Exported: `FORMS` (the three, by name) and `described`, the symbols that a text explains.
+Exported: `FORMS` (the four, by name), `described`, the symbols that a text explains, and `sources`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from icltheory.errors import InvalidInput
@@ -13,9 +14,35 @@ from icltheory.errors import InvalidInput
 
 def _notes(formula: Any) -> list[str]:
     """Validity, minimiser and sources, as lines."""
-    lines = [] if formula.validity == True else [f"holds for {formula.validity}"]  # noqa: E712
+    lines = [] if formula.validity == True else [f"holds for {formula.condition}"]  # noqa: E712
     lines += [f"minimiser: {key} = {value}" for key, value in (formula.minimizer or {}).items()]
-    return lines + [f"source: {reference}" for reference in formula.references]
+    return [*lines, f"source: {sources(formula.references)}"]
+
+
+def sources(references: Iterable[Any]) -> str:
+    """Sources in one line, e.g. Cui et al. 2024, arXiv 2401.17426 (the question); derived here.
+
+    >>> from icltheory.formula import CUI, DERIVED_HERE
+    >>> sources((CUI.at("Theorem 2"), CUI.at("the question"), DERIVED_HERE))
+    'Cui et al. 2024, arXiv 2401.17426 (Theorem 2; the question); derived here'
+    """
+    from icltheory.formula import DERIVED_HERE
+
+    statements: dict[str, list[str]] = {}
+    for reference in references:
+        names = [author.partition(",")[0] for author in reference.authors.split(" and ")]
+        who = f"{names[0]} et al." if len(names) > 2 else " and ".join(names)
+        where = f", arXiv {reference.arxiv}" if reference.arxiv else ""
+        here = reference.key == DERIVED_HERE.key
+        told = statements.setdefault(
+            "derived here" if here else f"{who} {reference.year}{where}", []
+        )
+        if reference.statement not in ("", DERIVED_HERE.statement, *told):
+            told.append(reference.statement)
+    said = [f"{name} ({'; '.join(told)})" if told else name for name, told in statements.items()]
+    # A statement that says so has said it.
+    others = [text for text in said if text != "derived here"]
+    return "; ".join(others if "derived here" in "".join(others) else said)
 
 
 def _titled(formula: Any) -> str:
@@ -53,13 +80,16 @@ def as_text(formula: Any) -> str:
 
 
 def described(formula: Any) -> tuple[Any, ...]:
-    """The symbols of a formula, and those of its minimiser."""
-    from icltheory.symbols import describe
+    """The symbols of a formula, those of its minimiser, and the canonical ones of its derivation."""
+    from icltheory.symbols import TABLE, describe
 
     found = {info.name: info for info in formula.symbols}
     for key, value in (formula.minimizer or {}).items():
         for symbol in sorted({key} | value.free_symbols, key=lambda s: s.name):
             found.setdefault(symbol.name, describe(symbol))
+    told = set().union(*(step.equation.free_symbols for step in formula.steps))
+    for symbol in sorted(told & set(TABLE), key=lambda s: s.name):
+        found.setdefault(symbol.name, TABLE[symbol])
     return tuple(found.values())
 
 
@@ -99,7 +129,7 @@ def as_python(formula: Any) -> str:
         ) from error
     guard = []
     if formula.validity != True:  # noqa: E712
-        message = f"outside {formula.validity}, where this holds"
+        message = f"outside {formula.condition}, where this holds"
         guard = [
             f"    if not ({sympy.pycode(formula.validity)}):",
             f"        raise ValueError({message!r})",
@@ -117,4 +147,9 @@ def as_python(formula: Any) -> str:
     )
 
 
-FORMS = {"text": as_text, "latex": as_latex, "python": as_python}
+def as_bibtex(formula: Any) -> str:
+    """BibTeX of the sources."""
+    return formula.citation()
+
+
+FORMS = {"text": as_text, "latex": as_latex, "python": as_python, "cite": as_bibtex}

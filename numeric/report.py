@@ -123,7 +123,7 @@ def _told(part: Part) -> str:
     agree = verdicts.count(AGREES)
     testable = [row for row in part.comparison if row.testable]
     mark = "ok" if part.comparison.passed else "no"
-    text = f'<span class="{mark}">{agree} of {len(verdicts)} rows agree</span>'
+    text = f'<span class="{mark}">{agree} of {len(testable)} rows agree</span>'
     if untestable := verdicts.count(NOT_TESTABLE):
         text += f", {untestable} not testable this way"
     if testable:

@@ -13,7 +13,7 @@ from icltheory.formula import Reference
 from numeric.claims.base import Claim
 from numeric.claims.runner import CONFIRMED, ERROR, NOT_RUN, REFUTED, UNDECIDED, Outcome
 from numeric.compare import NOT_TESTABLE
-from numeric.display import duration
+from numeric.display import agreement, duration
 from numeric.findings import FINDINGS, Finding
 from numeric.mathml import prose_html
 
@@ -74,7 +74,7 @@ def _paper(
         if counts[name] or name in always
     ]
     facts += [
-        ("rows agree", f"{agreeing} of {len(rows)}", ""),
+        ("rows agree", f"{agreeing} of {len(rows) - untestable}", ""),
         (_counted("row", untestable) + " not testable this way", str(untestable), ""),
         (_counted("audit finding", len(found)), str(len(found)), ""),
         ("of computing", duration(seconds), ""),
@@ -141,7 +141,7 @@ def _authors(reference: Reference) -> str:
 
 
 def _checks(outcome: Outcome) -> str:
-    return "" if outcome.result is None else "{} of {}".format(*outcome.agreeing)
+    return "" if outcome.result is None else agreement(outcome)
 
 
 def _time(outcome: Outcome) -> str:

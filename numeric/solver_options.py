@@ -40,7 +40,6 @@ OPTIONS = {
     "step_size": ("E", "for S = X'X, of a chain for S/n: a number, or eta (default)"),
     "scale": ("A", "of Newton's start scale * S or scale * I: a number, or alpha (default)"),
     "penalty": ("P", "of ridge regression: a number, or penalty (default)"),
-    "length": ("N", "prompt length: a number, or n (default)"),
     "power": ("K", "power of S under the trace (default 3)"),
     "criterion": ("NAME", "of matched steps: half (default), risk or cosine"),
     "nu": ("NU", "|n - d|: a number, or nu (default)"),

@@ -292,6 +292,20 @@ def test_the_reference_needs_no_network(reference):
         assert not re.search(r"<(?:script|img|link)[^>]+(?:src|href)=\"https?:", text)
 
 
+def test_no_link_of_the_reference_is_dead(reference):
+    links = 0
+    for page in reference.rglob("*.html"):
+        for link in re.findall(r'href="([^"]+)"', page.read_text(encoding="utf-8")):
+            if link.startswith("http"):
+                continue
+            file, _, place = link.partition("#")
+            target = (page.parent / file) if file else page
+            assert target.exists(), link
+            assert not place or f'id="{place}"' in target.read_text(encoding="utf-8"), link
+            links += 1
+    assert links > 1000
+
+
 def test_formulas_and_examples_keep_their_form(reference):
     page = (reference / "icltheory.html").read_text(encoding="utf-8")
     start = page.index('<section id="SparseBits"')
@@ -302,6 +316,11 @@ def test_formulas_and_examples_keep_their_form(reference):
     assert "<li>score_matrices: one entry a head" in part
     assert "&gt;&gt;&gt;" in part
     assert "19.1556" in part
+
+
+def test_the_command_has_a_help(capsys):
+    assert api_reference.main(["--help"]) == 0
+    assert "into the folder OUT" in capsys.readouterr().out
 
 
 def test_bad_use_of_the_command_is_one_line(capsys, tmp_path):

@@ -1,8 +1,10 @@
 """The command line: outputs, exit statuses, and refusals in one line."""
 
+import argparse
 import csv
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sympy as sp
 import test_runner as fakes
 
 import icltheory as icl
@@ -18,7 +21,7 @@ import numeric
 from numeric import cli
 from numeric.claims import runner
 from numeric.display import Display
-from numeric.text_numbers import prompt_lengths
+from numeric.text_numbers import arithmetic, prompt_lengths
 
 
 def refusal(capsys, *argv):
@@ -44,12 +47,12 @@ def test_version_and_help(capsys):
     for command in ("reproduce", "derive", "predict", "validate"):
         assert command in output(capsys, "--help")
         assert f"icltheory {command}" in output(capsys, command, "--help")
+    assert output(capsys) == output(capsys, "--help")
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "required: COMMAND"),
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["derive", "--heads", "2"], "list the names with icltheory derive --list"),
         (["derive", "nothing"], "formula nothing; icltheory derive --list shows all names."),
@@ -63,7 +66,7 @@ def test_version_and_help(capsys):
         (["derive", "loss-constant", "--noise-var", "-1"], "negative"),
         (["derive", "loss-constant", "--noise-var", "exit()"], "is not a number"),
         (["derive", "loss-constant", "--heads", "3"], "no canonical family"),
-        (["derive", "finite-prompt-risk"], "numeric.exact_risk"),
+        (["derive", "finite-prompt-risk", "--heads", "1"], "icltheory predict computes it"),
         (["derive", "multihead-gain", "--heads", "2"], "--heads says nothing about multihead-gain"),
         (["derive", "multihead-gain", "--attention", "linear"], "--attention says nothing about multihead"),
         (["derive", "consistency", "--attention", "linear"], "--attention says nothing about consistency"),
@@ -79,7 +82,8 @@ def test_version_and_help(capsys):
         (["derive", "pair-slope", "--include-query"], "--include-query says nothing about pair-slope"),
         (["derive", "pair-slope", "--heads", "1"], "no pair of opposite heads"),
         (["derive", "pair-constant", "--family", "cubic"], "'cubic' is not one of symmetric, one-sided"),
-        (["derive", "prior-crossing"], "needs a number for --dim"),
+        (["derive", "prior-crossing"], "prior-crossing needs --dim, for example"),
+        (["derive", "loss-constant", "--prior-norm", "1"], "needs a number for --dim"),
         (["derive", "prior-crossing", "--dim", "3", "--prior-norm=-1"], "a squared norm is not"),
         (["derive", "prior-crossing", "--dim", "3", "--prior-var", "0"], "coef_cov is zero"),
         (["derive", "prior-crossing", "--dim", "3", "--prior-var", "w"], "or the word prior_var"),
@@ -100,6 +104,9 @@ def test_version_and_help(capsys):
         (["reproduce", "--jobs", "0"], "'0' is not a positive integer"),
         (["reproduce", "--paper", "unknown"], "there is no paper unknown; papers: multihead"),
         (["reproduce", "--claim", "unknown"], "claims: multihead-single-head, multihead-several"),
+        (["predict", "--dims", "5", "--out", "c.csv"], "there is no option --dims; did you mean --dim"),
+        (["reproduce", "--quik"], "did you mean --quick? (see icltheory reproduce --help)"),
+        (["reproduce", "--claim", "multihead-prio"], "did you mean multihead-prior"),
         (["predict", "--dim", "5", "--out", "c.csv"], "one of the arguments --heads --linear"),
         (["predict", "--linear", "--dim", "5", "--out", "c.txt"], "does not end in one of .csv"),
         (["predict", "--linear", "--dim", "5", "--out", "none/c.csv"], "folder none does not exist"),
@@ -226,6 +233,23 @@ def test_lengths_are_rising_integers_without_repetition():
     assert prompt_lengths("7:7:3") == [7]
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["1/2k", "9^9^9", "((9^20)^20)", "1/0", "(-1)^(1/2)", "0^-1", "k^k", "k.real", "k[0]", "(1", "1 2",
+     "", "lambda: 1", "__import__('os')", "2^21", "1" * 41, "k" + "+k" * 90],
+)  # fmt: skip
+def test_arithmetic_refuses_what_is_no_number(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a number"):
+        arithmetic(text, {"k": icl.symbols.k})
+
+
+def test_arithmetic_has_the_usual_order(capsys):
+    for text in ("-2^2", "8/2/2", "1-2-3", "1/3^2", "2*-3", "2**-2", "(1+2)(3)", "1.5e1/2"):
+        python = text.replace("^", "**").replace(")(", ")*(")
+        assert float(arithmetic(text, {})) == eval(python), text
+    assert arithmetic("0.1+0.2", {}) == sp.Rational(3, 10)
+
+
 # -- validate --------------------------------------------------------------------------------------
 
 
@@ -276,6 +300,7 @@ def test_reproduce_prints_a_table_and_writes_the_report(capsys, claims):
     lines = captured.out.splitlines()
     assert lines[0].split() == ["claim", "verdict", "rows", "that", "agree", "time"]
     assert lines[1].split()[:5] == ["alpha", "confirmed", "2", "of", "2"]
+    assert re.fullmatch(r"2 claims confirmed, 4 rows, in \d+ s", lines[-2])
     assert lines[-1] == "report: reproduction/report.html"
     assert "Title of alpha" in Path("reproduction/report.html").read_text()
     # Not a terminal: one plain line a finished claim.
@@ -292,6 +317,7 @@ def test_a_claim_that_fails_is_explained_and_sets_the_status(capsys, claims):
     assert "simulation: n = 10: 1.2 against 1 predicted, z = 200.0: deviates" in text
     assert "error: ValueError: no such luck" in text
     assert "the negative control (x 1.03) was not rejected" in text
+    assert "1 claim refuted, 1 error, 1 undecided, " in text
 
 
 def test_claims_and_papers_are_chosen(capsys, claims):
@@ -339,32 +365,81 @@ def test_the_terminal_shows_a_line_a_running_claim():
             pass
 
     stream = Terminal()
-    with Display(stream, 4) as display:
+    with Display(stream, dict.fromkeys(("alpha", "beta", "gamma", "delta"), 8.0), 2) as display:
         display.show(runner.Event("alpha", "training", 0.5))
         display.show(runner.Event("beta", "quadrature", 0.0))
         assert "alpha  [######......]  50%  0 s, about 0 s left  training\n" in stream.text
         assert "beta  [............]   0%  0 s  quadrature\n" in stream.text
-        assert "0 of 4 claims finished  0 s\n" in stream.text
+        assert "0 of 4 claims finished  0 s, about 14 s left\n" in stream.text
         assert display.drawn == 3
         display.show(runner.Event("alpha", "", outcome=runner.Outcome("alpha", error="x")))
         assert "\x1b[3F\x1b[Jalpha: error\n" in stream.text
-        assert "1 of 4 claims finished  0 s, about 0 s left\n" in stream.text
+        assert "1 of 4 claims finished  0 s, about 11 s left\n" in stream.text
         assert display.drawn == 2
     assert stream.text.endswith("\x1b[2F\x1b[J")
 
 
-def test_the_time_left_is_that_of_the_claims_that_were_computed(monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("numeric.display.time.monotonic", lambda: now[0])
-    display = Display(io.StringIO(), 4)
-    display.live = True
-    display.show(runner.Event("kept", "", outcome=runner.Outcome("kept", error="x", reused=True)))
+    return now
+
+
+def done(name, **options):
+    return runner.Event(name, "", outcome=runner.Outcome(name, error="x", **options))
+
+
+def left(display):
+    return display._whole().partition("about ")[2]
+
+
+def test_the_time_left_begins_with_what_claims_usually_take(clock):
+    times = {"kept": 500.0, "alpha": 60.0, "beta": 300.0, "gamma": 240.0}
+    display = Display(io.StringIO(), times, jobs=2)
+    display.show(done("kept", reused=True))
+    assert display._whole() == "1 of 4 claims finished  0 s, about 5 min 00 s left"
     display.show(runner.Event("alpha", "", 0.0))
-    now[0] = 60.0
-    display.show(runner.Event("alpha", "", outcome=runner.Outcome("alpha", error="x")))
+    clock[0] = 60.0
+    display.show(done("alpha"))
     display.show(runner.Event("beta", "", 0.5))
-    # 1.5 of the 3 claims that were not kept are done.
-    assert display._whole() == "2 of 4 claims finished  1 min 00 s, about 1 min 00 s left"
+    display.show(runner.Event("gamma", "", 0.0))
+    # 60 + 150 of 600 s are done in 60 s, at a pace of (210 + 2 * 60)/(60 + 60); gamma is the last.
+    assert left(display) == "2 min 55 s left"
+
+
+def test_the_time_left_follows_the_pace_of_the_machine(clock):
+    times = dict.fromkeys(map(str, range(100)), 10.0)
+    told = {}
+    for seconds in (5.0, 20.0):  # a claim takes, where 10 are usual
+        clock[0] = 0.0
+        display = Display(io.StringIO(), times)
+        for name in list(times)[:50]:
+            clock[0] += seconds
+            display.show(done(name))
+        told[seconds] = left(display)
+    assert told == {5.0: "4 min 37 s left", 20.0: "15 min 46 s left"}
+
+
+def test_the_time_left_of_a_claim_runs_down_between_its_reports(clock):
+    display = Display(io.StringIO(), {"alpha": 100.0})
+    display.show(runner.Event("alpha", "training", 0.0))
+    clock[0] = 10.0
+    display.show(runner.Event("alpha", "training", 0.25))
+    told = []
+    for clock[0] in (10.0, 25.0, 50.0):
+        told.append(display._claim(*display.running["alpha"]).partition("25%  ")[2])
+    assert told == [
+        "10 s, about 30 s left  training",
+        "25 s, about 15 s left  training",
+        "50 s  training",
+    ]
+
+
+def test_the_usual_times_cover_all_claims():
+    from numeric.claim_times import _TIMES
+
+    assert set(_TIMES) == set(runner.load_claims())
 
 
 SCRIPT = """

@@ -1,5 +1,8 @@
 """`icltheory derive`: every formula of the table, its options, and refusals in one line."""
 
+import re
+import shlex
+
 import pytest
 import sympy as sp
 import test_runner as fakes
@@ -8,8 +11,8 @@ from test_cli import output, refusal
 import icltheory as icl
 import numeric
 from icltheory import symbols
-from numeric import derive_command
-from numeric.derive_formulas import STUDIES
+from numeric import cli, derive_command
+from numeric.derive_formulas import NEEDS, STUDIES
 from numeric.formula_forms import described
 
 
@@ -64,17 +67,6 @@ def test_numbers_are_read_exactly(capsys):
     assert "\n    23/3\n" in text
 
 
-# What a formula needs to be told.
-NEEDED = {
-    "finite-prompt-risk": ["--heads", "2"],
-    "optimal-finite-prompt-risk": ["--heads", "2"],
-    "width-constant": ["--dim", "6", "--width", "6"],
-    "block-constant": ["--dim", "6", "--blocks", "3,3", "--signs=1,-1"],
-    "prior-crossing": ["--dim", "3"],
-    "tight-prior-constant": ["--dim", "3"],
-    "optimal-tight-prior-constant": ["--dim", "3", "--feature-values"],
-    "tight-prior-threshold": ["--dim", "3", "--feature-values"],
-}
 FORMULAS = sorted(set(derive_command.FORMULAS) - {"convention-table"})
 
 
@@ -82,7 +74,7 @@ FORMULAS = sorted(set(derive_command.FORMULAS) - {"convention-table"})
 def test_every_formula_is_derived_and_its_symbols_are_described(capsys, monkeypatch, name):
     shown, text = [], derive_command.FORMS["text"]
     monkeypatch.setitem(derive_command.FORMS, "text", lambda f: shown.append(f) or text(f))
-    options = NEEDED.get(name, [])
+    options = [f"--{option}={text}" for option, text in NEEDS.get(name, {}).items()]
     assert "source: " in output(capsys, "derive", name, *options)
     assert "\n% source: " in output(capsys, "derive", name, *options, "--latex")
     assert shown
@@ -238,6 +230,8 @@ def test_the_list_has_every_name_with_a_line_of_documentation(capsys):
         ("product-head-constant", "features = rademacher"),
         ("small-pair-risk", "heads = 2"),
         ("bayes-risk-expansion", "order = 2"),
+        ("finite-prompt-risk", "attention = softmax, heads = 2"),
+        ("outcome-risk", "steps = 1, no label noise"),
     ],
 )
 def test_the_defaults_in_use_are_shown(capsys, line, taken):
@@ -254,16 +248,134 @@ def test_symbols_are_no_defaults_worth_a_line(capsys):
     assert "taken: " not in output(capsys, "derive", "head-constant", *given)
 
 
-def test_the_help_tells_the_defaults_of_single_formulas(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "1000")
+def test_the_help_has_groups_examples_and_the_defaults_of_single_formulas(capsys):
     text = output(capsys, "derive", "--help")
-    for part in (
-        "default of state-evolution-map: round",
-        "default of matched-steps: newton",
-        "default of head-constant: 1/4",
-        "noisy-chain-risk-limit, prompt-loss, outcome-risk: 1",
+    for title in ("the task", "the attention layer", "decoding", "the output", "examples"):
+        assert f"\n{title}:\n" in text
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    for row in (
+        "state-evolution-map --sampler round",
+        "matched-steps --solver newton --criterion half",
+        "head-constant --scores 1/4 --values 4",
     ):
-        assert part in text
+        assert row in rows
+
+
+def test_the_examples_of_the_help_run(capsys):
+    text = output(capsys, "derive", "--help")
+    lines = [shlex.split(x)[1:] for x in text.splitlines() if x.startswith("  icltheory derive ")]
+    assert len(lines) >= 5
+    for line in lines:
+        assert output(capsys, *line)
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_what_a_formula_needs_is_in_the_list_and_in_the_refusal(capsys, name):
+    message = refusal(capsys, "derive", name)
+    options = [f"--{option}" for option in NEEDS[name]]
+    example = " ".join(f"--{option} {text}" for option, text in NEEDS[name].items())
+    assert (
+        f"needs {' and '.join(options)}, for example icltheory derive {name} {example}." in message
+    )
+    row = next(
+        x for x in output(capsys, "derive", "--list").splitlines() if x.split()[:1] == [name]
+    )
+    assert row.endswith(f"Needs {' and '.join(options)}.")
+
+
+# Each of these is refused by some formula of icltheory, which speaks of Python.
+REFUSED = (
+    "--heads 3", "--heads 1", "--scores k,-k", "--steps 2", "--steps steps", "--solver ridge",
+    "--step-size 3", "--local 1,1", "--skip", "--dim 5 --python", "--features uniform",
+    "--noise-std 0", "--attention linear", "--sampler clip",
+)  # fmt: skip
+CHEAP = (
+    "loss-constant", "optimal-loss-constant", "limit-risk", "head-constant", "finite-prompt-risk",
+    "small-pair-risk", "product-risk", "proportional-risk", "shift-floor", "consistency",
+    "matched-steps", "solver-risk", "optimal-solver-risk", "log-loss", "split-law",
+    "product-head-constant", "pair-constant",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("options", REFUSED)
+def test_refusals_speak_of_options(capsys, options):
+    refused = 0
+    for name in CHEAP:
+        if cli.main(["derive", name, *options.split()]):
+            message = capsys.readouterr().err
+            refused += "says nothing about" not in message
+            told = re.sub(r"`[^`]*` of Python", "", message)
+            assert not re.search(r"icl\.|numeric\.|sympy|Attention\(|=\.\.\.|subs", told), message
+    assert refused
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("loss-constant --nois-var 1", "no option --nois-var; did you mean --noise-var"),
+        (
+            "loss-constant --n 20",
+            "no option --n; did you mean --length? (see icltheory derive --help)",
+        ),
+        ("loss-constant --qqqqqq 1", "no option --qqqqqq (see icltheory derive --help)"),
+        ("loss-constant extra", "unexpected argument 'extra'"),
+        ("outcome-risk --noise-var 1", "outcome-risk, which reads --dim, --length, --steps; leave"),
+        (
+            "head-constant --scores 1/2",
+            "head-constant needs --values with one number a head, 1 here",
+        ),
+        ("limit-risk --heads 3", "limit-risk needs --scores with one number a head, 3 here"),
+        ("finite-prompt-risk --heads 1", "without closed form; icltheory predict computes it"),
+        ("split-law --noise-std 0", "pass --noise-std > 0"),
+        ("loss-constant --noise-var t", "or arithmetic of numbers and noise_var; pass one"),
+    ],
+)
+def test_a_refusal_says_what_to_write(capsys, line, message):
+    assert message in refusal(capsys, "derive", *line.split())
+
+
+@pytest.mark.parametrize(
+    ("line", "formula"),
+    [
+        (
+            "head-constant --scores k,-k --values 1/(2k),-1/(2k)",
+            lambda k, v, task: icl.head_constant(task, [k, -k], [1 / (2 * k), -1 / (2 * k)]),
+        ),
+        (
+            "head-constant --scores 0.1,-0.1 --values -2+7,-(2^3-3)",
+            lambda k, v, task: icl.head_constant(task, [0.1, -0.1], [5, -5]),
+        ),
+        (
+            "limit-risk --heads 2",
+            lambda k, v, task: icl.limit_risk(
+                task, icl.SoftmaxAttention(scores=[k, -k], values=[v, -v])
+            ),
+        ),
+        (
+            "limit-risk --scores -k/d --values -v",
+            lambda k, v, task: icl.limit_risk(
+                task, icl.SoftmaxAttention(scores=[-k / symbols.d], values=[-v])
+            ),
+        ),
+    ],
+)
+def test_options_take_arithmetic_of_their_symbols(capsys, line, formula):
+    shown = output(capsys, "derive", *line.split(), "--latex").splitlines()[0]
+    expected = formula(symbols.k, symbols.v, fakes.GENERAL)
+    assert not expected.expr.has(sp.Float)
+    assert shown == expected.latex()
+
+
+def test_sources_are_short_and_cited_in_full(capsys):
+    text = output(capsys, "derive", "loss-constant")
+    assert text.count("source: ") == 1
+    assert "source: Cui et al. 2024, arXiv 2401.17426 (the question" in text
+    cited = output(capsys, "derive", "loss-constant", "--cite")
+    formula = icl.loss_constant(fakes.GENERAL, icl.SoftmaxAttention(heads=1))
+    assert cited == f"{formula.citation()}\n"
+    # Formulas of one source are cited once.
+    assert output(capsys, "derive", "gradient-flow", "--cite").count("@article") == 1
+    assert "source: derived here\n" in output(capsys, "derive", "wishart-trace-moment")
 
 
 def test_exact_numbers_are_shown_in_decimals_as_well(capsys):
