@@ -10,7 +10,7 @@ Exported: `state_evolution`, `feedback_fixed_point`, `simulate_feedback`, `Feedb
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from numeric.chain_laws import require_walkable
 from numeric.chain_prompts import PromptAverage, prompt_blocks
 from numeric.decoding_display import Tabled, merged_rows
 from numeric.montecarlo import Seed
+from numeric.progress import progress_bar
 
 MODES = ("fresh", "same", "amp")
 FEEDBACK_STARTS = ("zero", "random")
@@ -205,7 +206,7 @@ def simulate_feedback(
     samples: the next state is a majority of so many draws. Other arguments as for `state_evolution`.
 
     Recovery and error count w_s; with start="zero" and signs the error of w_0 counts 1/4. Memory is
-    bounded. Errors: `InvalidInput`, `OutOfDomain`.
+    bounded. Ctrl-C raises `Interrupted` with the run of the finished prompts in `partial`. Errors: `InvalidInput`, `OutOfDomain`.
 
     >>> import icltheory as icl
     >>> run = simulate_feedback(icl.Bits(), icl.Probit(0.1), 400, 200, 4, mode="amp", prompts=20)
@@ -235,15 +236,14 @@ def simulate_feedback(
         chance = special.betainc(half, half, bits.chance(u - law.centre))
         return law.low + law.gap * (rng.random(u.shape) < chance)
 
-    errors, recovered = [], []
-    for X, w_true, eps, rng in prompt_blocks(
-        length, law.d, integer(prompts, "prompts", 2), noise, None, prior, seed
-    ):
+    def states(
+        X: np.ndarray, w_true: np.ndarray, eps: np.ndarray, rng: np.random.Generator
+    ) -> Iterator[np.ndarray]:
         w = np.zeros(w_true.shape)
         if start == "random":
             w = law.low + law.gap * (rng.random(w_true.shape) < 0.5)
         residual, onsager = np.zeros(eps.shape), np.zeros((len(X), 1))
-        path = [w]
+        yield w
         for step in range(count):
             if mode == "fresh" and step:
                 X = rng.standard_normal(X.shape)
@@ -257,13 +257,28 @@ def simulate_feedback(
                 slope = vote_slope(bits, u - law.centre, half)
                 onsager = law.gap * slope.sum(axis=1, keepdims=True) / length
             w = draw(u, rng)
-            path.append(w)
-        gaps = np.abs(np.stack(path, axis=1) - w_true[:, None]) / law.gap
-        errors.append(np.square(gaps).mean(axis=2))
-        recovered.append(1.0 * np.all(gaps == 0, axis=2))
-    return FeedbackRun(
-        PromptAverage(np.concatenate(errors)), PromptAverage(np.concatenate(recovered))
-    )
+            yield w
+
+    errors: list[np.ndarray] = []
+    recovered: list[np.ndarray] = []
+
+    def finished() -> FeedbackRun:
+        # A stop between the two lists leaves them of different lengths.
+        parts = list(zip(errors, recovered, strict=False))
+        return FeedbackRun(*(PromptAverage(np.concatenate(x)) for x in zip(*parts, strict=True)))
+
+    def partial() -> FeedbackRun | None:
+        return finished() if sum(map(len, recovered)) > 1 else None
+
+    total = integer(prompts, "prompts", 2)
+    options = {"partial": partial, "unit": " prompts"}
+    with progress_bar(total, 0, None, "feedback", **options) as bar:
+        for block in prompt_blocks(length, law.d, total, noise, None, prior, seed):
+            gaps = np.abs(np.stack([*states(*block)], axis=1) - block[1][:, None]) / law.gap
+            errors.append(np.square(gaps).mean(axis=2))
+            recovered.append(1.0 * np.all(gaps == 0, axis=2))
+            bar.update(len(gaps))
+    return finished()
 
 
 def vote_slope(law: BitLaw, v: np.ndarray, half: int) -> np.ndarray:

@@ -78,9 +78,9 @@ class Evaluator:
         """The compiled derivative in one symbol (by name): same arguments, backend and checks."""
         return Evaluator(self.formula.diff(symbol), self.backend, self.on_invalid, self._symbols)
 
-    def __call__(self, **values: Any) -> Any:
-        if set(values) != set(self.arguments):
-            self._refuse_names(values)
+    def __call__(self, *places: Any, **values: Any) -> Any:
+        if places or set(values) != set(self.arguments):
+            self._refuse_names(places, values)
         arguments = [argument(values[name], name, self.backend) for name in self.arguments]
         valid = self._check(arguments)
         if self.backend == "numpy":
@@ -213,8 +213,13 @@ class Evaluator:
             f"Use values inside, or compile with on_invalid='nan'."
         )
 
-    def _refuse_names(self, values: dict[str, Any]) -> None:
+    def _refuse_names(self, places: tuple[Any, ...], values: dict[str, Any]) -> None:
         legal = ", ".join(self.arguments) or "none, it is a constant"
+        if places:
+            call = ", ".join(f"{name}=..." for name in self.arguments)
+            raise InvalidInput(
+                f"the arguments of '{self._title}' are passed by name, not by position: f({call})."
+            )
         unknown = sorted(set(values) - set(self.arguments))
         missing = sorted(set(self.arguments) - set(values))
         what = [f"unknown argument {', '.join(unknown)}"] if unknown else []
@@ -274,8 +279,16 @@ def compile(
     array([19.6529, 23.9073])
     """
     for item in (list(formula.values()) or [None]) if isinstance(formula, Mapping) else [formula]:
+        if isinstance(item, (sp.Basic, sp.MatrixBase)):
+            raise InvalidInput(
+                f"compile takes a Formula, got the expression {item}; pass "
+                f'numeric.compile(icl.Formula("name", expression)).'
+            )
         if not isinstance(item, Formula):
-            raise InvalidInput(f"compile takes a Formula, got {type(item).__name__}.")
+            raise InvalidInput(
+                f"compile takes a Formula or a dictionary of them, such as "
+                f"icl.loss_constant(task, attention), got {type(item).__name__}."
+            )
     if backend not in BACKENDS:
         raise InvalidInput(f"backend = {backend!r} is not one of {', '.join(BACKENDS)}.")
     if on_invalid not in _ON_INVALID:

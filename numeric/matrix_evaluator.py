@@ -94,9 +94,9 @@ class MatrixEvaluator(Evaluator):
         derivatives = {name: f.diff(symbol) for name, f in self.formula.items()}
         return MatrixEvaluator(derivatives, self.backend, self.on_invalid)
 
-    def __call__(self, **values: Any) -> Any:
-        if len(values) != len(self.arguments) or set(values) != set(self.arguments):
-            self._refuse_names(values)
+    def __call__(self, *places: Any, **values: Any) -> Any:
+        if places or len(values) != len(self.arguments) or set(values) != set(self.arguments):
+            self._refuse_names(places, values)
         given = {name: argument(values[name], name, self.backend) for name in self.arguments}
         if self.backend == "torch":
             given = _one_dtype(given)

@@ -15,26 +15,44 @@ from typing import Any
 
 import numpy as np
 
+from icltheory import checks
 from icltheory.attention import Attention, SoftmaxAttention
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
 from numeric.arrays import task_arrays
+from numeric.decoding_display import Tabled
 from numeric.pair_moments import LARGEST_SCALE
+from numeric.progress import progress_bar
 from numeric.prompt_moments import checked_lengths
 from numeric.query_lattice import QueryLattice
 from numeric.risk import given_heads, optimal_risk
 from numeric.several_heads import Setting, minimum_on_lattice
+from numeric.tables import cell_text
 
 # (S, a) of a pair of vanishing scores and a pair of scores +-k, in terms of sum v k of the pairs.
 _TWO_PAIRS = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 0.5], [0.0, 0.5]])
 
 
-@dataclass(frozen=True, eq=False)
-class OptimalHeads:
+_VANISHING = (
+    "scores 0 with infinite values are the limit of small opposite scores, where the products v k "
+    "stay finite"
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OptimalHeads(Tabled):
     """Best heads: `prompt_length` and `risk` of one shape, `scores`, `values`, `products` with (H,) more.
 
     `products` are v_h k_h. Opposite heads in the limit of small scores have the scores 0 and finite
     products; their values are infinite.
+
+    >>> import icltheory as icl
+    >>> print(optimal_heads(icl.LinearRegression(dim=3), icl.SoftmaxAttention(heads=2), [9, 81]))
+     n       risk  head     score    value  product
+     9   0.319139     1    0.6115   0.7657  0.4683
+     9   0.319139     2   -0.6115  -0.7657  0.4683
+    81  0.0476134     1   0.06352    7.592  0.4823
+    81  0.0476134     2  -0.06352   -7.592  0.4823
     """
 
     prompt_length: Any
@@ -43,7 +61,36 @@ class OptimalHeads:
     values: np.ndarray
     products: np.ndarray
 
+    def __repr__(self) -> str:
+        note = f" ({_VANISHING})" if self._vanish else ""
+        return super().__repr__() + note
 
+    def __str__(self) -> str:
+        return super().__str__() + (f"\n{_VANISHING}" if self._vanish else "")
+
+    def _repr_html_(self) -> str:
+        return super()._repr_html_() + (f"<p>{_VANISHING}</p>" if self._vanish else "")
+
+    @property
+    def _vanish(self) -> bool:
+        return bool(np.isinf(self.values).any())
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        columns = (self.prompt_length, self.risk, self.scores, self.values, self.products)
+        lengths, risks, *heads = map(np.asarray, columns)
+        body = [
+            [
+                *(cell_text(float(x[index])) for x in (lengths, risks)),
+                str(h + 1),
+                *(f"{x[*index, h]:.4g}" for x in heads),
+            ]
+            for index in np.ndindex(risks.shape)
+            for h in range(heads[0].shape[-1])
+        ]
+        return ["n", "risk", "head", "score", "value", "product"], body
+
+
+@checks.named
 def optimal_heads(task: LinearRegression, attention: Attention, prompt_length: Any) -> OptimalHeads:
     """Smallest risk of softmax heads at prompt length n, with every score and value.
 
@@ -55,7 +102,7 @@ def optimal_heads(task: LinearRegression, attention: Attention, prompt_length: A
         pairs +-k_1, +-k_2 with values of opposite signs. There k_1 -> 0, which was the best in all
         cases examined; this is no theorem. Other numbers of heads: `InvalidInput`.
     prompt_length: integers n from 1 (2 for two and four heads) to 1e100. Four heads take seconds a
-        length.
+        length; Ctrl-C raises `Interrupted` with the lengths that are finished in `partial`.
 
     Errors: `InvalidInput`, `OutOfDomain`. Source: derived here.
 
@@ -77,13 +124,13 @@ def optimal_heads(task: LinearRegression, attention: Attention, prompt_length: A
             )
         risk, values = given_heads(task, attention, prompt_length)
         scores = np.broadcast_to([float(k) for k in attention.scores], values.shape)
-        return OptimalHeads(lengths[()], risk, scores, values, scores * values)
+        return OptimalHeads(_plain(lengths), risk, scores, values, scores * values)
     if attention.heads in (1, 2):
         best = optimal_risk(task, attention, prompt_length)
         signs = np.array([1.0, -1.0][: attention.heads])
         scores, values = (np.multiply.outer(x, signs) for x in (best.score_scale, best.value_scale))
         if attention.heads == 1:
-            return OptimalHeads(lengths[()], best.risk, scores, values, scores * values)
+            return OptimalHeads(_plain(lengths), best.risk, scores, values, scores * values)
         return _with_products(lengths, best.risk, scores, _pair_products(best)[..., None] / 2)
     if attention.heads != 4:
         raise InvalidInput(
@@ -95,12 +142,28 @@ def optimal_heads(task: LinearRegression, attention: Attention, prompt_length: A
         raise InvalidInput("the best four heads are known without options of the attention only.")
     setting = Setting.of(arrays, False)
     lengths = checked_lengths(prompt_length, 2)
-    found = np.array([_best_two_pairs(setting, float(n)) for n in lengths.ravel()])
-    risk, k, small, large = found.reshape(*lengths.shape, 4).transpose(-1, *range(lengths.ndim))
+    found: list[tuple[float, float, float, float]] = []
+
+    def finished() -> OptimalHeads | None:
+        done = lengths.ravel()[: len(found)]
+        return _two_pairs(arrays.signal, done, np.array(found)) if found else None
+
+    options = {"partial": finished, "unit": " lengths"}
+    with progress_bar(lengths.size, 0, None, "four heads", **options) as bar:
+        for n in lengths.ravel():
+            found.append(_best_two_pairs(setting, float(n)))
+            bar.update()
+    return _two_pairs(arrays.signal, lengths, np.array(found))
+
+
+def _two_pairs(signal: float, lengths: np.ndarray, found: np.ndarray) -> OptimalHeads:
+    """The result from the rows of `_best_two_pairs`, one a length."""
+    risk, k, small, large = found.T.reshape(4, *lengths.shape)
     zero = np.zeros_like(k)
     scores = np.stack([zero, zero, k, -k], axis=-1)
     products = np.stack([small, small, large, large], axis=-1) / 2
-    return _with_products(lengths, (arrays.signal * risk)[()], scores, products)
+    risk = signal * risk
+    return _with_products(lengths, risk if risk.ndim else float(risk), scores, products)
 
 
 def _pair_products(best: Any) -> np.ndarray:
@@ -117,7 +180,15 @@ def _with_products(
     values = np.divide(
         products, scores, out=signs * np.full(scores.shape, np.inf), where=scores != 0
     )
-    return OptimalHeads(lengths[()], risk, scores, values, products)
+    return OptimalHeads(_plain(lengths), risk, scores, values, products)
+
+
+def _plain(lengths: np.ndarray) -> Any:
+    """One length as a number of Python."""
+    if lengths.ndim:
+        return lengths
+    n = float(lengths)
+    return int(n) if n < 2**53 else n
 
 
 @lru_cache(maxsize=1024)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from icltheory import checks
 from icltheory.binary_priors import BinaryPrior, BinarySampler, Logit, Probit
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula
@@ -114,7 +115,7 @@ class Plan:
         """Simulate the winner and every rejected technique at its best setting on common real prompts.
 
         winner: hold another technique to be the winner, as a control: that of a clearly worse one must
-        not be confirmed.
+        not be confirmed. Ctrl-C raises `Interrupted` with what was simulated in `partial`.
 
         >>> control = plan(20, 10, 32, noise_std=0.3).confirm(200, winner="one chain")
         >>> control.confirmed
@@ -188,6 +189,7 @@ class Plan:
         )
 
 
+@checks.named
 def plan(
     n: int,
     d: int,

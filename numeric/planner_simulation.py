@@ -8,7 +8,7 @@ shared with the predictions. Differences are paired: one prompt is one unit. Exp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,12 @@ from numeric.binary_samplers import (
     sample_bits,
 )
 from numeric.chain_laws import cache_batches
-from numeric.chain_prompts import PromptAverage, decoding_prompts, prompt_blocks
+from numeric.chain_prompts import (
+    DecodingPrompts,
+    PromptAverage,
+    decoding_prompts,
+    prompt_blocks,
+)
 from numeric.chains import run_chains
 from numeric.montecarlo import Seed, child_seed, seed_sequence
 from numeric.planner_binary import AVERAGE, GREEDY, MAJORITY, PLURALITY, SAMPLE
@@ -38,6 +43,7 @@ from numeric.planner_techniques import (
     Choice,
     Problem,
 )
+from numeric.progress import progress_bar
 from numeric.selection import simulate_selection
 from numeric.softmax_mean import simulate_softmax_mean
 from numeric.stepwise import simulate_stepwise
@@ -48,12 +54,29 @@ _POOL = 32  # chains a prompt, at least
 
 
 def simulate_choices(
-    problem: Problem, choices: Sequence[Choice], prompts: int, seed: Seed = 0
-) -> list[PromptAverage]:
-    """The risk or error probability of every choice on the same `prompts` >= 2 real prompts."""
+    problem: Problem,
+    choices: Sequence[Choice],
+    prompts: int,
+    seed: Seed = 0,
+    finish: Callable[[list[PromptAverage]], Any] = list,
+) -> Any:
+    """`finish` of the risks or error probabilities of the choices on the same `prompts` >= 2 real prompts.
+
+    Ctrl-C raises `Interrupted` with that of the first choices in `partial`, or, for binary answers, of
+    all of them on fewer prompts.
+    """
     size = integer(prompts, "prompts", 2)
-    if problem.prior is not None:
-        return _binary(problem, choices, size, seed)
+    simulate = _continuous if problem.prior is None else _binary
+    return simulate(problem, choices, size, seed, finish)
+
+
+def _continuous(
+    problem: Problem,
+    choices: Sequence[Choice],
+    size: int,
+    seed: Seed,
+    finish: Callable[[list[PromptAverage]], Any],
+) -> Any:
     tree = seed_sequence(seed)
     data = decoding_prompts(
         problem.n,
@@ -62,33 +85,41 @@ def simulate_choices(
         label_noise_var=problem.label_noise_var,
         seed=child_seed(tree, 0),
     )
-    out = []
-    for place, choice in enumerate(choices):
-        chain, own = problem.decoding(choice.step_size, choice.steps), child_seed(tree, place + 1)
-        many = choice.samples
-        if choice.technique == SOFT:
-            repeats = max(1, _POOL // many)
-            theta = 1 / choice.temperature
-            out.append(simulate_softmax_mean(data, chain, many, theta, repeats=repeats, seed=own))
-        elif choice.technique == STEPWISE:
-            chains = max(1, _POOL // many)
-            out.append(simulate_stepwise(data, chain, many, chains=chains, seed=own))
-        else:
-            rule = {ONE: "mean", MEAN: "mean", BEST: "prompt_loss", ORACLE: "oracle"}[
-                choice.technique
-            ]
-            pool = max(many, _POOL)
-            result = simulate_selection(data, chain, many, rules=(rule,), pool=pool, seed=own)
-            out.append(result.risk(rule)[0])
-    return out
+    out: list[PromptAverage] = []
+    options = {"partial": lambda: finish(out) if out else None, "unit": " prompts", "inner": True}
+    with progress_bar(len(choices) * size, 0, None, "simulated techniques", **options):
+        for place, choice in enumerate(choices):
+            own = child_seed(tree, place + 1)
+            out.append(_simulated(problem, choice, data, own))
+    return finish(out)
+
+
+def _simulated(
+    problem: Problem, choice: Choice, data: DecodingPrompts, seed: Seed
+) -> PromptAverage:
+    chain, many = problem.decoding(choice.step_size, choice.steps), choice.samples
+    if choice.technique == SOFT:
+        repeats = max(1, _POOL // many)
+        theta = 1 / choice.temperature
+        return simulate_softmax_mean(data, chain, many, theta, repeats=repeats, seed=seed)
+    if choice.technique == STEPWISE:
+        chains = max(1, _POOL // many)
+        return simulate_stepwise(data, chain, many, chains=chains, seed=seed)
+    rule = {ONE: "mean", MEAN: "mean", BEST: "prompt_loss", ORACLE: "oracle"}[choice.technique]
+    pool = max(many, _POOL)
+    return simulate_selection(data, chain, many, rules=(rule,), pool=pool, seed=seed).risk(rule)[0]
 
 
 # -- binary answers --------------------------------------------------------------------------------
 
 
 def _binary(
-    problem: Problem, choices: Sequence[Choice], prompts: int, seed: Seed
-) -> list[PromptAverage]:
+    problem: Problem,
+    choices: Sequence[Choice],
+    prompts: int,
+    seed: Seed,
+    finish: Callable[[list[PromptAverage]], Any],
+) -> Any:
     tree = seed_sequence(seed)
     streams = [np.random.default_rng(child_seed(tree, k + 1)) for k in range(len(choices))]
     scores: list[list[np.ndarray]] = [[] for _ in choices]
@@ -102,15 +133,25 @@ def _binary(
         child_seed(tree, 0),
     )
     centre = prior_numbers(problem.prior, problem.d).centre  # type: ignore[arg-type]
-    for X, w, eps, _ in blocks:
-        y = np.einsum("bnd,bd->bn", X, w) + eps
-        for choice, rng, out in zip(choices, streams, scores, strict=True):
-            for part in cache_batches(len(X), choice.samples * sum(X.shape[1:])):
-                answer = _answer(problem, choice, X[part], y[part], w[part], rng)
-                wrong = answer != (w[part] > centre)
-                fold = np.mean if problem.criterion == "coordinate" else np.any
-                out.append(np.asarray(fold(wrong, axis=1), dtype=float))
-    return [PromptAverage(np.concatenate(x)) for x in scores]
+
+    def result(done: int) -> Any:
+        return finish([PromptAverage(np.concatenate(x)[:done]) for x in scores])
+
+    def partial() -> Any:
+        return result(bar.n) if bar.n > 1 else None
+
+    options = {"partial": partial, "unit": " prompts"}
+    with progress_bar(prompts, 0, None, "simulated techniques", **options) as bar:
+        for X, w, eps, _ in blocks:
+            y = np.einsum("bnd,bd->bn", X, w) + eps
+            for choice, rng, out in zip(choices, streams, scores, strict=True):
+                for part in cache_batches(len(X), choice.samples * sum(X.shape[1:])):
+                    answer = _answer(problem, choice, X[part], y[part], w[part], rng)
+                    wrong = answer != (w[part] > centre)
+                    fold = np.mean if problem.criterion == "coordinate" else np.any
+                    out.append(np.asarray(fold(wrong, axis=1), dtype=float))
+            bar.update(len(X))
+    return result(prompts)
 
 
 def _answer(
@@ -206,10 +247,12 @@ class Confirmation:
 
     `confirmed`: no rejected technique is better by more than the stated error. `resolution`: by how
     much one that is not clearly worse could be better without being seen, relative to the winner.
+    left: techniques that an interrupted simulation has not reached.
     """
 
     rows: tuple[ConfirmationRow, ...]
     prompts: int
+    left: tuple[str, ...] = ()
 
     @property
     def confirmed(self) -> bool:
@@ -246,10 +289,11 @@ class Confirmation:
         return html_table(*self._table()) + f"<p>{self._verdict()}</p>"
 
     def _verdict(self) -> str:
+        left = f"; interrupted before {', '.join(self.left)}" if self.left else ""
         if self.confirmed:
-            return f"confirmed on {self.prompts} prompts: no rejected technique is better by more than the stated error"
+            return f"confirmed on {self.prompts} prompts: no rejected technique is better by more than the stated error{left}"
         names = ", ".join(row.choice.technique for row in self.rows[1:] if row.better)
-        return f"not confirmed on {self.prompts} prompts: better are {names}"
+        return f"not confirmed on {self.prompts} prompts: better are {names}{left}"
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         names = ["technique", "predicted", "stated error", "simulated", "std. error"]
@@ -292,21 +336,26 @@ def confirm_choices(
 ) -> Confirmation:
     """Simulate the winner and the rejected choices on common prompts."""
     choices = [winner, *rejected]
-    averages = simulate_choices(problem, choices, prompts, seed)
-    unit = problem.d if problem.criterion == "coordinate" else 1
-    # An error that no prompt shows may still have a chance of one in their number.
-    least = 0.0 if problem.prior is None else 1 / (prompts * unit)
-    rows = []
-    for choice, average in zip(choices, averages, strict=True):
-        gain = averages[0] - average
-        rows.append(
-            ConfirmationRow(
-                choice,
-                float(average.value),
-                max(float(average.standard_error), least),
-                float(gain.value),
-                float(gain.standard_error),
-                winner.error + choice.error,
+
+    def confirmation(averages: list[PromptAverage]) -> Confirmation:
+        size = averages[0].prompts
+        unit = problem.d if problem.criterion == "coordinate" else 1
+        # An error that no prompt shows may still have a chance of one in their number.
+        least = 0.0 if problem.prior is None else 1 / (size * unit)
+        rows = []
+        for choice, average in zip(choices, averages, strict=False):
+            gain = averages[0] - average
+            rows.append(
+                ConfirmationRow(
+                    choice,
+                    float(average.value),
+                    max(float(average.standard_error), least),
+                    float(gain.value),
+                    float(gain.standard_error),
+                    winner.error + choice.error,
+                )
             )
-        )
-    return Confirmation(tuple(rows), integer(prompts, "prompts", 2))
+        left = tuple(choice.technique for choice in choices[len(rows) :])
+        return Confirmation(tuple(rows), size, left)
+
+    return simulate_choices(problem, choices, prompts, seed, confirmation)

@@ -27,7 +27,7 @@ from numeric.decoding_display import Shown
 from numeric.montecarlo import Seed
 from numeric.progress import progress_bar
 from numeric.softmax_mean import softmax_mean_error
-from numeric.stepwise import simulate_stepwise
+from numeric.stepwise import shared_stepwise
 
 ONE, MEAN, SOFT, STEPWISE = "one chain", "mean of N", "soft best of N", "stepwise best of M"
 BEST, ORACLE = "best of N, prompt loss", "best of N, oracle"
@@ -230,10 +230,21 @@ def evaluate_continuous(problem: Problem, techniques: tuple[str, ...], seed: See
         reduced=True,
         seed=seed,
     )
-    with progress_bar(len(problem.step_sizes), 0, None, "plan", unit=" step sizes") as bar:
+    counts = _candidates(problem) if STEPWISE in chosen else []
+    total = len(problem.step_sizes) + len(counts)
+    with progress_bar(total, 0, None, "plan", unit=" parts") as bar:
+        found = []
         for step_size in problem.step_sizes:
-            _at_step(problem, step_size, prompts, chosen, seed, tableau)
+            found.append((step_size, *_at_step(problem, step_size, prompts, chosen, tableau)))
             bar.update()
+        rows = {}
+        for many in counts:
+            rows[many] = _stepwise(problem, many, prompts, found, seed)
+            bar.update()
+        for place, (step_size, _, _) in enumerate(found):
+            for many in counts:
+                t, value, error = rows[many][place]
+                tableau.add(STEPWISE, t, many, step_size, value, error, 0.02)
     return tableau
 
 
@@ -261,9 +272,9 @@ def _at_step(
     step_size: float,
     prompts: DecodingPrompts,
     techniques: tuple[str, ...],
-    seed: Seed,
     tableau: Tableau,
-) -> None:
+) -> tuple[np.ndarray, _Controls | None]:
+    """All settings of a step size but stepwise ones; its lengths, and the controls for these."""
     t, beta = lengths_within(problem, step_size)
     label = problem.label_noise_var / problem.n
     exact = combine(beta, int(t[-1]), step_size, problem.noise_std**2, label, "steps")
@@ -276,7 +287,7 @@ def _at_step(
         value = fixed[:, None] + sampling[:, None] / many
         tableau.add(MEAN, long, many, step_size, value, 0.0, 0.0, where=_fits(problem, long, many))
     if not set(techniques) - {ONE, MEAN}:
-        return
+        return t, None
     decoding = problem.decoding(step_size, int(t[-1]))
     law = chain_law(prompts, decoding, steps=t)
     controls = _Controls(law, fixed, sampling)
@@ -306,8 +317,7 @@ def _at_step(
                 temperature=1 / theta[:, None],
                 where=where & admitted,
             )
-    if STEPWISE in techniques:
-        _add_stepwise(problem, step_size, prompts, t, controls, seed, tableau)
+    return t, controls
 
 
 def _fits(problem: Problem, steps: np.ndarray, samples: np.ndarray) -> np.ndarray:
@@ -319,23 +329,35 @@ def _selection_accuracy(d: int, samples: np.ndarray) -> np.ndarray:
     return 0.03 * max(1.0, (10 / d) ** 1.5) * np.where(samples <= 2**10, 1.0, 2.0)
 
 
-def _add_stepwise(
+def _candidates(problem: Problem) -> list[int]:
+    """Numbers M of candidates of stepwise selection."""
+    return [2**k for k in range(1, int(math.log2(min(problem.budget, LARGEST_POOL))) + 1)]
+
+
+def _stepwise(
     problem: Problem,
-    step_size: float,
+    many: int,
     prompts: DecodingPrompts,
-    lengths: np.ndarray,
-    controls: _Controls,
+    found: list[tuple[float, np.ndarray, _Controls | None]],
     seed: Seed,
-    tableau: Tableau,
-) -> None:
-    """Its Gaussian form (`numeric.stepwise_risk`) is 40 % high at d = 10 and M = 32: chains are run."""
+) -> dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Lengths, values and standard errors of stepwise best of M, by the place of the step size.
+
+    Its Gaussian form (`numeric.stepwise_risk`) is 40 % high at d = 10 and M = 32: chains are run, those
+    of step sizes with one longest chain on one noise.
+    """
     chains = int(np.clip(2048 // problem.budget, 1, 8))
-    for many in 2 ** np.arange(1, int(math.log2(min(problem.budget, LARGEST_POOL))) + 1):
-        t = lengths[lengths * many <= problem.budget]
-        decoding = problem.decoding(step_size, int(t[-1]))
-        kept = simulate_stepwise(prompts, decoding, int(many), at=t, chains=chains, seed=seed)
-        value, error = controls.average(kept.values.T * problem.d)
-        tableau.add(STEPWISE, t, many, step_size, value, error, 0.02)
+    within = [lengths[lengths * many <= problem.budget] for _, lengths, _ in found]
+    out = {}
+    for last in {int(t[-1]) for t in within}:
+        places = [i for i, t in enumerate(within) if t[-1] == last]
+        decodings = [problem.decoding(found[i][0], last) for i in places]
+        risks = shared_stepwise(prompts, decodings, many, chains=chains, seed=seed)
+        for i, risk in zip(places, risks, strict=True):
+            t, controls = within[i], found[i][2]
+            assert controls is not None
+            out[i] = (t, *controls.average(risk.T[t] * problem.d))
+    return out
 
 
 def _loss_std(law: ChainLaw) -> np.ndarray:

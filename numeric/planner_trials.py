@@ -11,6 +11,7 @@ from numeric.arrays import integer
 from numeric.montecarlo import child_seed, seed_sequence
 from numeric.planner import Plan, plan
 from numeric.planner_simulation import Confirmation
+from numeric.progress import progress_bar
 
 
 def confirm_random_plans(
@@ -20,19 +21,22 @@ def confirm_random_plans(
 
     count: number of plans. n, d, noise, label noise, prior, verifier, criterion and budget are drawn from the seed.
 
-    Errors: `InvalidInput`.
+    Ctrl-C raises `Interrupted` with the finished plans in `partial`. Errors: `InvalidInput`.
 
     >>> ((first, held),) = confirm_random_plans(1, seed=3, prompts=100)
     >>> held.confirmed
     True
     """
     total, tree = integer(count, "count"), seed_sequence(seed)
-    out = []
-    for place in range(total):
-        own = child_seed(tree, place)
-        setting = _random_setting(np.random.default_rng(child_seed(own, 0)))
-        result = plan(**setting, seed=child_seed(own, 1))
-        out.append((result, result.confirm(prompts, child_seed(own, 2))))
+    out: list[tuple[Plan, Confirmation]] = []
+    options = {"partial": lambda: out or None, "unit": " plans"}
+    with progress_bar(total, 0, None, "random plans", **options) as bar:
+        for place in range(total):
+            own = child_seed(tree, place)
+            setting = _random_setting(np.random.default_rng(child_seed(own, 0)))
+            result = plan(**setting, seed=child_seed(own, 1))
+            out.append((result, result.confirm(prompts, child_seed(own, 2))))
+            bar.update()
     return out
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from icltheory import checks
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula
@@ -46,6 +47,7 @@ class OptimalRisk:
     value_scale: Any
 
 
+@checks.named
 def exact_risk(
     task: LinearRegression,
     attention: Attention,
@@ -115,6 +117,7 @@ def exact_risk(
     return arrays.signal * _closed_form(attention)(n=lengths, v=values, **_base(arrays))
 
 
+@checks.named
 def optimal_risk(
     task: LinearRegression,
     attention: Attention,

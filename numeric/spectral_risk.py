@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from icltheory import checks
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.laws.wishart import covariance_square
 from icltheory.solvers import OrdinaryLeastSquares, PowerSolver, Solver
@@ -61,6 +62,7 @@ class SolverRisk:
         return float(self.value)
 
 
+@checks.named
 def solver_risk(
     solver: Solver,
     steps: Any = None,

@@ -9,7 +9,7 @@ Exported: `selected_step`, `stepwise_risk`, `simulate_stepwise`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -175,42 +175,83 @@ def simulate_stepwise(
 
     with progress_bar(len(prompts), 0, None, "stepwise", partial=finished, unit=" prompts") as bar:
         for part in cache_batches(len(prompts), groups * many * prompts.d):
-            with np.errstate(over="ignore", invalid="ignore"):
-                for place, errors in _kept_chains(prompts[part], spec, many, groups, counts, rng):
-                    out[part, place] = np.square(errors).sum(axis=-1).mean(axis=-1) / prompts.d
+            out[part] = _kept_chains(prompts[part], [spec], many, groups, counts, rng)[0]
             _require_finite(out[part], counts, spec)
             bar.update(part.stop - part.start)
     return simulated(len(prompts))
 
 
+def shared_stepwise(
+    prompts: DecodingPrompts,
+    decodings: Sequence[NoisyDecoding],
+    candidates: int,
+    *,
+    chains: int = 1,
+    seed: Seed = 0,
+) -> np.ndarray:
+    """`simulate_stepwise` of decodings with one number of steps, whose noise is drawn once.
+
+    Risks per coordinate, (decodings, P, steps + 1), after every number of steps; each as it would be
+    alone. The arguments are not checked.
+    """
+    specs = [_spec(prompts, decoding) for decoding in decodings]
+    steps, rng = specs[0].steps, np.random.default_rng(seed_sequence(seed))
+    parts = [
+        _kept_chains(prompts[part], specs, candidates, chains, range(steps + 1), rng)
+        for part in cache_batches(len(prompts), chains * candidates * prompts.d)
+    ]
+    risks = np.concatenate(parts, axis=1)
+    for spec, found in zip(specs, risks, strict=True):
+        _require_finite(found, (steps,), spec)
+    return risks
+
+
 def _kept_chains(
     prompts: DecodingPrompts,
-    spec: DecodingNumbers,
+    specs: Sequence[DecodingNumbers],
     many: int,
     chains: int,
-    at: tuple[int, ...],
+    at: Sequence[int],
     rng: np.random.Generator,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """(place in `at`, errors (p, chains, d)) along the chains."""
-    values, o = prompts.eigenvalues[:, None], prompts.overfit[:, None]
-    p, d = prompts.eigenvalues.shape
+) -> np.ndarray:
+    """Risks per coordinate after the numbers of steps in `at`, which increase, (specs, p, len(at))."""
+    values, o = prompts.eigenvalues, prompts.overfit[:, None]
+    p, d = values.shape
     # Errors relative to least squares: the prompt loss is sum lambda m^2 + const.
-    moved = np.repeat(-prompts.coefficients[:, None] - o, chains, axis=1)
-    for step in range(at[-1] + 1):
-        if step in at:
-            yield at.index(step), moved + o
-        if step == at[-1]:
-            return
-        moved = moved * (1 - spec.step_size * values)
-        sigma = spec.output_std * spec.factor(step)
-        if not sigma:
-            continue
-        noise = rng.standard_normal((p, chains, many, d))
-        noise *= sigma
-        noise += moved[:, :, None]
-        losses = np.einsum("pkmd,pkmd,pd->pkm", noise, noise, values[:, 0])
-        best = losses.argmin(axis=-1)[:, :, None, None]
-        moved = np.take_along_axis(noise, best, axis=2)[:, :, 0]
+    moved = [np.repeat(-prompts.coefficients[:, None] - o, chains, axis=1)] * len(specs)
+    out = np.empty((len(specs), p, len(at)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step in range(at[-1] + 1):
+            if step in at:
+                for found, m in zip(out, moved, strict=True):
+                    found[:, at.index(step)] = np.square(m + o).sum(axis=-1).mean(axis=-1) / d
+            if step == at[-1]:
+                break
+            noisy = any(spec.output_std * spec.factor(step) for spec in specs)
+            noise = rng.standard_normal((p, chains, many, d)) if noisy else None
+            moved = [
+                _kept(m * (1 - spec.step_size * values[:, None]), spec, step, noise, values)
+                for m, spec in zip(moved, specs, strict=True)
+            ]
+    return out
+
+
+def _kept(
+    centre: np.ndarray,
+    spec: DecodingNumbers,
+    step: int,
+    noise: np.ndarray | None,
+    values: np.ndarray,
+) -> np.ndarray:
+    """The successor of every centre (p, chains, d) with the lowest prompt loss."""
+    sigma = spec.output_std * spec.factor(step)
+    if noise is None or not sigma:
+        return centre
+    found = noise * sigma
+    found += centre[:, :, None]
+    losses = np.einsum("pkmd,pkmd,pd->pkm", found, found, values)
+    best = losses.argmin(axis=-1)[:, :, None, None]
+    return np.take_along_axis(found, best, axis=2)[:, :, 0]
 
 
 def _require_finite(risks: np.ndarray, at: tuple[int, ...], spec: DecodingNumbers) -> None:

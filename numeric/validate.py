@@ -2,19 +2,23 @@
 
 A model is a callable (X (B, n, d), y (B, n), query (B, d)) -> prediction (B,). Its risk on fresh
 prompts is compared with the smallest risk that a layer of softmax or linear attention can have at
-the same prompt length (Cui et al., arXiv 2401.17426; the exact risks are derived here). Exported:
+the same prompt length (Cui et al., arXiv 2401.17426; the exact risks are derived here), or with the
+expected risk of a solver. Exported:
 `validate`, `measure_risk`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from icltheory import checks
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
 from icltheory.errors import IclTheoryError, InvalidInput
+from icltheory.solvers import Solver
 from icltheory.task import LinearRegression
 from numeric.arrays import SCENARIOS, positive_integers, task_arrays
 from numeric.compare import Comparison, compare
@@ -30,6 +34,7 @@ from numeric.montecarlo import (
 )
 from numeric.progress import Interrupted, progress_bar
 from numeric.risk import optimal_risk
+from numeric.spectral_risk import solver_risk
 
 Model = Callable[..., Any]
 
@@ -40,12 +45,14 @@ _THEORIES: tuple[Attention, ...] = (
 )
 
 
+@checks.named
 def validate(
     model: Model,
     task: LinearRegression,
     prompt_lengths: Any,
-    attention: Attention | None = None,
+    attention: Attention | Solver | None = None,
     *,
+    steps: Any = None,
     prompts: int = 200_000,
     seed: Seed = 0,
     allowance: float = 0.05,
@@ -62,7 +69,10 @@ def validate(
     prompt_lengths: one length n or a sequence of them.
     attention: the layer that the model is held against, `model.attention` if it has one; otherwise
         every length gets three rows (one softmax head, two heads, linear attention), which show
-        the layer that the model behaves like; at most one of them can agree.
+        the layer that the model behaves like; at most one of them can agree. Or a solver, such as
+        `icl.GradientDescent(0.01)` or `icl.Ridge(0.5)`, with its expected risk
+        (`numeric.solver_risk`), for coefficients of covariance c I.
+    steps: number of steps of a solver.
     prompts: fresh prompts a length. The squared error of one prompt scatters about twice as much as
         its mean, so 5 standard errors are near 10/sqrt(prompts): 2 % by default. Fewer than about
         100,000 end in "poor resolution", and heavier tails need more: about 170,000 at n = 60.
@@ -81,18 +91,30 @@ def validate(
     >>> table = validate(gradient_step, icl.LinearRegression(dim=5), 20, icl.LinearAttention())
     >>> [row.verdict for row in table]
     ['agrees']
+    >>> solver = icl.GradientDescent(0.03)
+    >>> table = validate(gradient_step, icl.LinearRegression(dim=5), 20, solver, steps=1)
+    >>> [row.verdict for row in table]  # its step is 1/26
+    ['deviates']
     """
     task_arrays(task, SCENARIOS)
     lengths = [int(n) for n in positive_integers(prompt_lengths, "prompt_lengths").ravel()]
     if attention is None:
         attention = getattr(model, "attention", None)
-    theories = _THEORIES if attention is None else (attention,)
+    theories: tuple[Attention | Solver, ...] = _THEORIES if attention is None else (attention,)
+    if steps is not None and not isinstance(attention, Solver):
+        raise InvalidInput(
+            "steps are those of a solver; pass one, such as icl.GradientDescent(0.01)."
+        )
     dim = getattr(model, "dim", None)
     if isinstance(dim, int) and dim != int(task.dim):
         raise InvalidInput(f"the task has dim = {task.dim}, the model {dim}; give both the same.")
     # All predictions first: what cannot be predicted is refused before anything is sampled.
     predictions = {
-        (n, theory): float(optimal_risk(task, theory, n).risk)
+        (n, theory): (
+            _solver_risk(task, theory, n, steps)
+            if isinstance(theory, Solver)
+            else (float(optimal_risk(task, theory, n).risk), 0.0)
+        )
         for n in lengths
         for theory in theories
     }
@@ -100,15 +122,18 @@ def validate(
 
     def add(n: int, measured: Estimate) -> None:
         for theory in theories:
-            prediction = predictions[n, theory]
+            prediction, sampled = predictions[n, theory]
             # A model without any error has no spread either; what remains is rounding.
             rounding = np.finfo(float).eps * max(prediction, measured.value)
+            name = theory.description
+            if isinstance(theory, Solver) and steps is not None:
+                name = f"{name}, {steps} step{'' if steps == 1 else 's'}"
             rows.append(
                 compare(
-                    {"prompt_length": n, "theory": theory.description},
+                    {"prompt_length": n, "theory": name},
                     prediction,
                     measured.value,
-                    max(measured.standard_error, rounding),
+                    math.hypot(max(measured.standard_error, rounding), sampled),
                     allowance,
                 )
             )
@@ -129,6 +154,7 @@ def validate(
     return Comparison.from_rows(rows)
 
 
+@checks.named
 def measure_risk(
     model: Model,
     task: LinearRegression,
@@ -161,6 +187,31 @@ def measure_risk(
     floats = prompt_floats(arrays, n)
     options = {"progress": progress, "what": f"n = {n}"}
     return stream(draw, floats, prompts=prompts, seed=seed, batch=batch, **options)
+
+
+def _solver_risk(task: LinearRegression, solver: Solver, n: int, steps: Any) -> tuple[float, float]:
+    """The expected risk of a solver, and its error."""
+    if solver.reads_labels or (steps is None and not solver.is_direct):
+        lacks = (
+            "depends on the labels" if solver.reads_labels else "needs its number of steps, steps=8"
+        )
+        raise InvalidInput(
+            f"the risk of {solver!r} {lacks}; which solver a model resembles, and after how many steps, "
+            f"is told by numeric.finite.identify(model, task, prompt_length)."
+        )
+    if steps is not None and np.ndim(steps):
+        raise InvalidInput(f"steps = {steps!r}; pass one number of steps.")
+    arrays = task_arrays(task, ("coef_mean",))
+    moment = task.coef_moment
+    if not moment.is_isotropic:
+        raise InvalidInput(
+            "the risk of a solver is known for coefficients of covariance c I; pass coef_cov a number, "
+            "or compare layer by layer with numeric.finite.identify."
+        )
+    unit = float(moment.scale) * arrays.dim
+    noise, cov = arrays.noise_var / unit, task.feature_cov
+    found = solver_risk(solver, steps, n=n, d=arrays.dim, noise_var=noise, cov=cov)
+    return unit * float(found.value), unit * float(found.error)
 
 
 def array_caller(model: Model) -> Callable[..., np.ndarray]:

@@ -86,6 +86,8 @@ class FamilyMatch:
 class Identification:
     """Which solver the layers of a model resemble; `print` it, or show it in a notebook.
 
+    Three sentences say what was found, why, and what to do next; `explain()` tells the rest.
+
     model: what was looked at, as words. prompt_length, prefixes, prompts, readout, precision: the
     setting. layers: measurements on every layer. matches: one a family. filter: effective filter of
     every layer after `filter_prefix` examples. standings: the comparison of the families by weights
@@ -170,6 +172,10 @@ class Identification:
                 rows.append(tuple(cells))
         return tuple(header), rows
 
+    def explain(self) -> str:
+        """The verdict with everything that was found, in plain words."""
+        return f"{self._headline()} {self.verdict.explain()}"
+
     def __str__(self) -> str:
         return "\n\n".join(
             (self._headline(), str(self.verdict), self.layer_table(), self.match_table())
@@ -186,8 +192,8 @@ class Identification:
     def _repr_html_(self) -> str:
         parts = [
             f"<p>{html.escape(self._headline())}</p>",
-            f"<p><b>{html.escape(self.verdict.sentences[0])}</b> "
-            f"{html.escape(' '.join(self.verdict.sentences[1:]))}</p>",
+            f"<p><b>{html.escape(self.verdict.summary[0])}</b> "
+            f"{html.escape(' '.join(self.verdict.summary[1:]))}</p>",
             *(html_table(*rows) for rows in (self._layer_rows(), self._match_rows())),
         ]
         for i, figure in enumerate((self.figure, self.family_figure())):

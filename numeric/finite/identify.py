@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import icltheory as icl
+from icltheory import checks
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
 from numeric.arrays import TaskArrays, positive_integers, task_arrays
@@ -39,6 +40,7 @@ _SIGMAS = 5.0  # by which an informative layer is better than zero
 _EQUAL = 1e-9
 
 
+@checks.named
 def identify(
     model: Any,
     task: LinearRegression,
@@ -75,7 +77,7 @@ def identify(
         states, on other prompts; "own" by the model's own read-out, which is right where it turns the
         state of every layer into a prediction, as for an iteration that carries its prediction along
         or a model trained with a loss at every layer. `None` is "own" for models of this package
-        that are made so, else "fitted". The last layer is always read by the model itself.
+        that are made so and for states of one number, else "fitted". The last layer is always read by the model itself.
     normalize: whether fitted read-outs see normalised states.
     filter_prefix: examples for the effective filter, one of the prefixes; `None` is near 3 d/2, where
         small eigenvalues exist and all directions are seen. bins: of its eigenvalues.
@@ -160,7 +162,15 @@ def identify(
         own,
         at,
         standings,
-        verdict(layers, matches, standings, output, counts),
+        verdict(
+            layers,
+            matches,
+            standings,
+            output,
+            counts,
+            fitted=reader.fitted,
+            scalar=reader.fitted and reader.is_scalar,
+        ),
     )
 
 

@@ -7,6 +7,7 @@ callable is one layer. Exported: `reader_of`, `LayerReader`, `FunctionReader`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,9 @@ def reader_of(
     if not isinstance(model, SequenceModel):
         return FunctionReader(model)
     check_model(model, length + 1)
-    if readout == "own" or (readout is None and isinstance(model, _OWN)):
-        return LayerReader(model, None)
+    own = LayerReader(model, None)
+    if readout == "own" or (readout is None and (isinstance(model, _OWN) or own.is_scalar)):
+        return own
     return LayerReader(model, fit_readouts(model, task, length, seed=seed, normalize=normalize))
 
 
@@ -51,6 +53,7 @@ class LayerReader:
             else f"layers before the last read by least squares on {readouts.pairs} hidden states"
             + (", normalised" if readouts.normalize else "")
         )
+        self.fitted = readouts is not None
 
     def predictions(self, X: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """After every prefix, (L, B, P)."""
@@ -97,11 +100,21 @@ class LayerReader:
         return np.concatenate(found, axis=1)
 
     @property
+    def is_scalar(self) -> bool:
+        """Whether the state of a layer is a single number, which can only be a prediction."""
+        return self._shape[1] == 1
+
+    @property
     def _width(self) -> int:
         """Numbers in the states of one token, all layers together."""
+        return self._shape[0] * self._shape[1]
+
+    @cached_property
+    def _shape(self) -> tuple[int, int]:
+        """(layers + 1, width) of the states."""
         one = torch.zeros(1, 1, self.model.dim, dtype=torch.float64)
         states = checked_states(self.model, one, one[..., 0])
-        return states.shape[0] * states.shape[-1]
+        return states.shape[0], states.shape[-1]
 
     def _read(self, states: torch.Tensor) -> torch.Tensor:
         """Predictions (L, ...) from the states of all layers, the input left out."""
@@ -115,6 +128,7 @@ class FunctionReader:
     """A function of prompts, as one layer."""
 
     description = "read as a function of prompts"
+    fitted = is_scalar = False
 
     def __init__(self, model: Any) -> None:
         self.model, self.call = model, array_caller(model)

@@ -85,9 +85,12 @@ def remaining(
 
 @dataclass(frozen=True)
 class Verdict:
-    """families: those that are left, the nearest first. sentences: the verdict in plain words."""
+    """families: those that are left, the nearest first. summary: the verdict, its evidence, and what to
+    do next, a sentence each. sentences: all that was found, which `explain` writes out.
+    """
 
     families: tuple[str, ...]
+    summary: tuple[str, ...]
     sentences: tuple[str, ...]
 
     @property
@@ -96,6 +99,10 @@ class Verdict:
         return self.families[0] if len(self.families) == 1 else None
 
     def __str__(self) -> str:
+        return " ".join(self.summary)
+
+    def explain(self) -> str:
+        """What is left and what is excluded, by which measure, and what else the layers show."""
         return " ".join(self.sentences)
 
 
@@ -105,11 +112,15 @@ def verdict(
     standings: Sequence[Standing],
     output: Sequence[Standing],
     prefixes: np.ndarray,
+    *,
+    fitted: bool = False,
+    scalar: bool = False,
 ) -> Verdict:
     """The families that are left by all measures, and what the measurements say.
 
     standings: by weights, and by errors if there are any, over the layers that decide. output: the
-    same for the last layer alone. prefixes: numbers of examples, (P,).
+    same for the last layer alone. prefixes: numbers of examples, (P,). fitted: whether layers before
+    the last have fitted read-outs; scalar: though their states are single numbers.
     """
     left, conflict = _left(standings)
     order = sorted(np.flatnonzero(left).tolist(), key=lambda f: -standings[0].score[f])
@@ -117,12 +128,20 @@ def verdict(
     found: tuple[str, ...] = tuple(names[f] for f in order)
     if layers.uninformative.all():
         found, said = (), _nothing(layers, prefixes)
+        summary = (
+            said[:2] if len(said) > 1 else [*said, "Is it trained on this task, in eval mode?"]
+        )
     elif not (layers.deciding & ~layers.converged).any():
         found = (LEAST_SQUARES,)
         said = [
             "Every layer that predicts anything is least squares, where all solvers end: undecided "
             "which of them reached it."
         ]
+        nearest = shown(float(layers.least_squares[~layers.uninformative].min()))
+        summary = [said[0], f"Its similarity to least squares is at least {nearest} of weights."]
+        summary.append(
+            "Solvers differ on short prompts and in early layers: pass smaller prefixes."
+        )
     else:
         single = len(order) == 1
         said = (
@@ -130,14 +149,86 @@ def verdict(
             if single
             else _undecided(order, layers, matches, standings, conflict)
         )
+        summary = [said[0], _evidence(order, left, layers, matches, standings)]
         descent = names[order[0]] == DESCENT and _distant(order[0], standings)
+        own = 'The state of a layer is one number, a prediction: pass readout="own".'
+        hints = [own] if scalar else _nonlinear(layers, fitted)
         if descent and len(prefixes) > 1 and _could_iterate(layers):
-            said.append(f"{_MEAN_STEP}: pass prefixes=[{prefixes[-1]}].")
+            hints.append(f"{_MEAN_STEP}: pass prefixes=[{prefixes[-1]}].")
+            said.append(hints[-1])
+        hints += _next(order, layers, matches, standings[0], conflict)
+        summary.append(hints[0])
         said += _excluded(left, names, standings)
         said += _left_out(layers)
         if len(layers) > 1 and not (layers.uninformative | layers.converged)[-1]:
             said.append(_output(layers, matches, output))
-    return Verdict(found, (*said, *_diagnostics(layers)))
+    return Verdict(found, tuple(summary), (*said, *_diagnostics(layers)))
+
+
+# -- the summary -----------------------------------------------------------------------------------
+
+
+def _evidence(
+    order: Sequence[int],
+    left: np.ndarray,
+    layers: Layers,
+    matches: Sequence[FamilyMatch],
+    standings: Sequence[Standing],
+) -> str:
+    """The numbers behind the verdict: of the nearest family, and of the best that is excluded."""
+    match = matches[order[0]]
+    scores = " and ".join(f"{shown(float(s.score[order[0]]))} of {s.measure}" for s in standings)
+    where = f" ({_steps(match, np.flatnonzero(layers.deciding))})" if len(order) > 1 else ""
+    said = f"The similarity to {match.family}{where} is {scores}"
+    if not left.all():
+        best = int(np.argmax(np.where(left, -np.inf, standings[0].score)))
+        against = next(s for s in standings if not s.left[best])
+        score = f"{shown(float(against.score[best]))} of {against.measure}"
+        said += f", to {matches[best].family}, which is excluded, {score}"
+    lowest = layers.r_squared[~layers.uninformative].min()
+    return f"{said}; a fit linear in the query has R^2 of at least {lowest:.4f}."
+
+
+def _nonlinear(layers: Layers, fitted: bool) -> list[str]:
+    """What a layer that is not linear in the query may mean."""
+    used = np.flatnonzero(~layers.uninformative)
+    lowest = layers.r_squared.min(axis=1)
+    worst = int(used[np.argmin(lowest[used])])
+    if lowest[worst] >= _LINEAR:
+        return []
+    said = f"Layer {worst + 1} is not linear in the query (R^2 = {lowest[worst]:.3f})"
+    if fitted and worst < len(layers) - 1:
+        return [f'{said}: if its state already carries a prediction, pass readout="own".']
+    return [f"{said}: no solver is all that it computes; hold its risk against numeric.validate."]
+
+
+def _next(
+    order: Sequence[int],
+    layers: Layers,
+    matches: Sequence[FamilyMatch],
+    weights: Standing,
+    conflict: bool,
+) -> list[str]:
+    """What to do next, the most useful first."""
+    said = []
+    used = layers.deciding
+    if any(matches[f].weights.censored[used].any() for f in order[:_LISTED]):
+        said.append("Steps with * lie at an end of the grid: pass families= with more steps.")
+    if conflict:
+        return [*said, "The two measures disagree: look at match_table()."]
+    if len(order) == 1:
+        return [*said, "explain() tells what excludes the others, plot() shows the filters."]
+    ties = [f for f in order if f != weights.best and weights.gap[f] <= weights.gap_error[f]]
+    if any(1 - weights.mutual[f] < _EQUAL for f in order if f != weights.best):
+        known = "only the number of steps that a layer takes would tell them apart"
+        return [*said, f"Some of them are the same iterates here: {known}."]
+    if ties:
+        return [*said, "They are within one standard error: more prompts= may tell them apart."]
+    nearer = "The model is farther from each than these are from each other"
+    return [*said, f"{nearer}: compare its filter with theirs, family_figure()."]
+
+
+# -- what was found --------------------------------------------------------------------------------
 
 
 def _left(standings: Sequence[Standing]) -> tuple[np.ndarray, bool]:

@@ -5,9 +5,11 @@ from typing import Any
 import mpmath as mp
 import numpy as np
 import pytest
+from scipy import stats
 
 import icltheory as icl
 import numeric
+from numeric import best_of_n
 from numeric.best_of_n import METHODS, maximum_moments
 
 CHAIN = icl.NoisyDecoding(0.5, 0.5, 3)
@@ -426,3 +428,37 @@ def test_bad_input(name):
     call, message = REFUSED[name]
     with pytest.raises(icl.InvalidInput, match=message):
         call()
+
+
+# -- astronomical numbers of samples ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [1e8, 1e30, 1e100])
+def test_the_smallest_of_very_many_chi_squares(samples):
+    """l = |z|^2 is chi^2_d and the error: the mean of the smallest of N is known."""
+    d = 200
+    law = numeric.ChainLaw(
+        np.ones((1, d)), np.zeros((1, d)), np.zeros((1, d)), np.ones((1, d)), np.zeros(1)
+    )
+    low, high = stats.chi2.ppf([np.exp(-40) / samples, 60 / samples], d)
+    x = np.linspace(low, high, 4001)
+    exact = low + np.trapezoid(np.exp(samples * np.log1p(-stats.chi2.cdf(x, d))), x)
+    found = float(numeric.best_of_n_error(law, samples)[0])
+    assert found == pytest.approx(exact, rel=3e-3)
+    assert found != pytest.approx(1.02 * exact, rel=3e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"verifier": "oracle"}, {"verifier_noise": 0.5}])
+def test_many_samples_do_not_depend_on_the_grid_of_tilts(monkeypatch, options):
+    counts = [2e6, 1e15, 1e30, 1e100]
+    data = numeric.decoding_prompts(40, 20, 2, label_noise_var=0.2, reduced=True, seed=1)
+    law = numeric.chain_law(data, icl.NoisyDecoding(0.5, 0.3, 5, label_noise_var=0.2))
+    found = numeric.best_of_n_error(law, counts, **options)
+    monkeypatch.setattr(best_of_n, "_POSITIVE", 8193)
+    monkeypatch.setattr(best_of_n, "_RESOLVED", np.inf)  # the sum over tilts, on a fine grid
+    assert found == pytest.approx(numeric.best_of_n_error(law, counts, **options), rel=1e-3)
+
+
+def test_where_the_chance_of_a_loss_underflows():
+    with pytest.raises(icl.OutOfDomain, match=r"leaves the range of float64.*tilting"):
+        numeric.best_of_n_error(LAW, 1e300, verifier_noise=0.5)

@@ -10,6 +10,7 @@ import numeric
 from numeric.planner_binary import _States
 from numeric.planner_simulation import simulate_choices
 from numeric.planner_techniques import Problem, lengths_within
+from numeric.stepwise import shared_stepwise
 
 
 @pytest.fixture(scope="module")
@@ -311,3 +312,14 @@ def test_figure_of_risk_against_compute(continuous, signs):
         numeric.risk_against_compute("plan")
     with pytest.raises(icl.InvalidInput, match="left out"):
         numeric.risk_against_compute(signs, techniques=["average, then round"])
+
+
+def test_step_sizes_share_their_noise():
+    """Drawn once, the noise gives every step size what it would have alone."""
+    data = numeric.decoding_prompts(20, 10, 40, label_noise_var=0.5, seed=1)
+    chains = [icl.NoisyDecoding(eta, 0.3, 5, label_noise_var=0.5) for eta in (0.5, 0.3)]
+    together = shared_stepwise(data, chains, 8, chains=2, seed=3)
+    assert together.shape == (2, 40, 6)
+    for chain, found in zip(chains, together, strict=True):
+        alone = numeric.simulate_stepwise(data, chain, 8, at=[1, 4, 5], chains=2, seed=3)
+        assert np.array_equal(found[:, [1, 4, 5]], alone.values)

@@ -161,6 +161,55 @@ def test_stopped_simulations_keep_whole_prompts(monkeypatch, function):
 DATA = numeric.decoding_prompts(20, 10, 400, seed=1)
 
 
+def test_stopped_feedback_keeps_whole_prompts(monkeypatch):
+    def run():
+        return numeric.simulate_feedback(icl.Bits(), icl.Probit(0.1), 400, 200, 3, prompts=30)
+
+    whole, kept = run(), interrupted(monkeypatch, 2, run).partial
+    assert 2 <= kept.error.prompts < 30
+    for name in ("error", "recovered"):
+        values = getattr(whole, name).values
+        assert np.array_equal(getattr(kept, name).values, values[: kept.error.prompts])
+
+
+def test_a_stopped_confirmation_says_what_it_did_not_reach(monkeypatch):
+    plan = numeric.plan(20, 10, 16, noise_std=0.3)
+    whole = plan.confirm(200)
+    kept = interrupted(monkeypatch, 5, plan.confirm, 200).partial  # two updates a technique
+    assert kept.rows == whole.rows[:2]
+    assert kept.left == tuple(x.technique for x in plan.ranked[2:])
+    assert f"interrupted before {plan.ranked[2].technique}" in str(kept)
+    assert "interrupted" not in str(whole)
+    signs = numeric.plan(300, 100, 4, noise_std=0, prior=icl.Signs(), criterion="coordinate")
+    half = interrupted(monkeypatch, 2, signs.confirm, 60).partial
+    assert 2 <= half.prompts < 60
+    assert [row.choice for row in half.rows] == list(signs.ranked)
+
+
+def test_stopped_four_heads_keep_the_lengths_that_are_done(monkeypatch):
+    task, heads = icl.LinearRegression(dim=1), icl.SoftmaxAttention(heads=4)
+    kept = interrupted(monkeypatch, 1, numeric.optimal_heads, task, heads, [6, 12]).partial
+    assert kept.prompt_length.tolist() == [6]
+    assert kept.risk[0] == numeric.optimal_heads(task, heads, 6).risk
+
+
+def test_stopped_random_plans_keep_the_finished_ones(monkeypatch):
+    from numeric import planner_trials
+
+    calls = []
+
+    def once(**setting):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(setting)
+        return numeric.plan(20, 10, 8, noise_std=0.3)
+
+    monkeypatch.setattr(planner_trials, "plan", once)
+    with pytest.raises(Interrupted) as caught:
+        numeric.confirm_random_plans(3, prompts=50)
+    assert [held.prompts for _, held in caught.value.partial] == [50]
+
+
 def test_a_stopped_sample_of_outputs_is_that_of_fewer_prompts(monkeypatch):
     law = icl.Rademacher(dim=1)
 

@@ -207,3 +207,53 @@ def test_symbolic_tasks_are_refused_before_the_model_is_called():
 
     with pytest.raises(InvalidInput, match="the task still contains d"):
         validate(linear_attention, icl.LinearRegression(dim=d), 10)
+
+
+# -- solvers ---------------------------------------------------------------------------------------
+
+
+def descent(X, y, query):
+    w = np.zeros_like(query)
+    for _ in range(3):
+        residual = np.einsum("bij,bj->bi", X, w) - y
+        w = w - 0.01 * np.einsum("bij,bi->bj", X, residual)
+    return (w * query).sum(axis=1)
+
+
+@pytest.mark.parametrize("cov", [2, [1, 1, 1, 0.5, 0.5]])  # integrated, sampled
+def test_a_solver_is_held_against_its_expected_risk(cov):
+    task = icl.LinearRegression(dim=5, noise_var=0.3, coef_cov=2, feature_cov=cov)
+    options = {"prompts": 200_000, "allowance": 0.0}
+    table = validate(descent, task, 20, icl.GradientDescent(0.01), steps=3, **options)
+    assert table.passed, str(table)
+    assert table.rows[0].setting["theory"] == "gradient descent, 3 steps"
+    assert not table.scaled(1.03).passed
+    assert not validate(descent, task, 20, icl.GradientDescent(0.01), steps=4, **options).passed
+
+
+def test_a_direct_solver_has_no_steps():
+    def ridge(X, y, query):
+        gram = np.einsum("bij,bik->bjk", X, X) + 0.5 * np.eye(3)
+        w = np.linalg.solve(gram, np.einsum("bij,bi->bj", X, y)[..., None])[..., 0]
+        return (w * query).sum(axis=1)
+
+    task = icl.LinearRegression(dim=3, noise_var=0.2)
+    table = validate(ridge, task, 15, icl.Ridge(0.5), allowance=0.0)
+    assert table.passed, str(table)
+    assert not table.scaled(1.03).passed
+
+
+@pytest.mark.parametrize(
+    ("solver", "options", "message"),
+    [
+        (icl.GradientDescent(0.01), {}, "needs its number of steps, steps=8.*identify"),
+        (icl.GradientDescent(0.01), {"steps": [1, 2]}, "one number of steps"),
+        (icl.ConjugateGradient(), {"steps": 3}, "depends on the labels.*identify"),
+        (icl.LinearAttention(), {"steps": 3}, "steps are those of a solver"),
+        (icl.Ridge(1), {"task": icl.LinearRegression(dim=2, coef_cov=[1, 2])}, "covariance c I"),
+    ],
+)
+def test_solvers_without_an_expected_risk_are_refused(solver, options, message):
+    task = options.pop("task", TASK)
+    with pytest.raises(InvalidInput, match=message):
+        validate(descent, task, 20, solver, **options)
