@@ -361,7 +361,7 @@ def _in_fractions(expr: sp.Expr, z: sp.Symbol) -> sp.Expr:
     """Partial fractions in z; a power of a quotient as the power of its inverse."""
 
     def term(x: sp.Expr) -> sp.Expr:
-        if x.is_Pow and x.base.is_Add and not x.exp.is_Integer:
+        if x.is_Pow and x.base.is_Add:
             return sp.apart(sp.cancel(1 / x.base), z) ** -x.exp
         return sp.Add(*(sp.apart(sp.cancel(part), z) for part in sp.Add.make_args(x)))
 
