@@ -1,5 +1,6 @@
 """icltheory: exact theory of in-context linear regression by attention (SymPy only)."""
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -246,14 +247,20 @@ _SUBMODULES = ("symbols",)
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+        from icltheory.named_calls import exported
+
+        value = exported(getattr(import_module(_HOMES[name]), name))
     elif name in _SUBMODULES:
         value = import_module(f"{__name__}.{name}")
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from icltheory.errors import unknown_name
+
+        raise unknown_name(__name__, name, __dir__())
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, *_SUBMODULES})
+    """Public names, submodules that are loaded, and what every module has."""
+    own = {x for x in globals() if x.startswith("__") or f"{__name__}.{x}" in sys.modules}
+    return sorted({*own, *_HOMES, *_SUBMODULES})

@@ -83,10 +83,12 @@ def _bayes_expansion(task: LinearRegression, order: int) -> Formula:
     expr = sp.Add(
         *(sp.factor(total.coeff_monomial(inverse**p)) / n**p for p in range(1, order + 1))
     )
+    first, second = (total.coeff_monomial(inverse**p) for p in (1, 2))
+    falling = sp.true if second == 0 else n > sp.Abs(sp.factor(sp.cancel(second / first)))
     return Formula(
         f"Bayes risk, {order} terms in 1/n",
         expr,
-        validity=task.validity,
+        validity=sp.And(task.validity, falling),
         steps=(
             Step(
                 "posterior covariance over the noise, (c + S)^{-1}", sp.Eq(sp.Symbol("c"), penalty)

@@ -33,6 +33,7 @@ _C, _O, _Z = sp.symbols("c o z", real=True)
 _S2 = sp.Symbol("s2", nonnegative=True)  # s^2
 _U, _V = sp.symbols("u v", real=True)  # arguments of the cumulant function
 _SHRINK = sp.Symbol("D", positive=True)  # 1 + 2 tilt s^2
+_E = sp.Symbol("e", real=True)
 _MOST_SAMPLES = 10**15
 _COUNT, _DIM, _TOTAL = (sp.Dummy(name, positive=True) for name in ("N", "d", "B"))
 
@@ -51,7 +52,10 @@ def normal_maximum_mean(samples: Any = samples_symbol) -> Formula:
     """
     number = _samples(samples)
     if number == 1:
-        return Formula("mean of one standard normal variable", sp.S.Zero)
+        odd = Step(
+            "odd integrand f over the variable G", sp.Eq(sp.Symbol("f"), G * normal_density(G))
+        )
+        return Formula("mean of one standard normal variable", sp.S.Zero, steps=(odd,))
     # The density of the maximum is the derivative of Phi^N.
     below = sp.Symbol("Phi", positive=True)
     weight = sp.powsimp(sp.diff(below**number, below))
@@ -78,6 +82,13 @@ def _cumulant() -> sp.Expr:
         base, power = factor.as_base_exp()
         total += power if base is sp.E else power * sp.log(base)
     return total
+
+
+def _cumulant_step() -> Step:
+    return Step(
+        "log K of E exp(u l + v e^2) in one direction: loss l of weight mu, error e = o + c + s z, s2 = s^2",
+        sp.Eq(sp.Symbol("K"), _cumulant(), evaluate=False),
+    )
 
 
 @lru_cache(maxsize=64)
@@ -128,7 +139,9 @@ class Candidates:
 
     def risk(self) -> Formula:
         """Q_0 = E |e|^2 of one candidate."""
-        return Formula("total risk of one candidate", self._moment(0, 1, 0))
+        return Formula(
+            "total risk of one candidate", self._moment(0, 1, 0), steps=(_cumulant_step(),)
+        )
 
     def many_samples_risk(self) -> Formula:
         """The limit N -> infinity: the loss is 0, so that e_j = o_j; what the loss does not weigh stays.
@@ -142,7 +155,17 @@ class Candidates:
             if mu != 0 and s2.is_zero is not False:
                 raise InvalidInput(f"the noise variance {s2} may be zero; all of them must be > 0.")
             total += o**2 if mu != 0 else (o + c) ** 2 + s2
-        return Formula("total risk of the best of infinitely many candidates", total)
+        return Formula(
+            "total risk of the best of infinitely many candidates",
+            total,
+            steps=(
+                Step("error e of a direction that the loss weighs, offset o", sp.Eq(_E, _O)),
+                Step(
+                    "square E_2 of the error of the others, bias c and noise s2 = s^2",
+                    sp.Eq(sp.Symbol("E_2"), (_O + _C) ** 2 + _S2),
+                ),
+            ),
+        )
 
     def gaussian_risk(self, samples: Any = samples_symbol, verifier_noise: Any = 0) -> Formula:
         """Best of `samples` with loss and error taken as jointly Gaussian: small N, large dimension.
@@ -210,8 +233,16 @@ class Candidates:
         parts = (
             shift.subs(dict(zip((_MU, _C, _S2, _O), row, strict=True))) for row in self._rows()
         )
+        spread = Step("standard deviation sd of the loss", sp.Eq(sp.Symbol("sd"), scale))
         return tuple(
-            Formula("mean shift of the selected candidate", -best * _ratio(part, scale))
+            Formula(
+                "mean shift of the selected candidate",
+                -best * _ratio(part, scale),
+                steps=(
+                    Step("covariance Cov of the loss and the shift", sp.Eq(sp.Symbol("Cov"), part)),
+                    spread,
+                ),
+            )
             for part in parts
         )
 
@@ -257,6 +288,11 @@ class Candidates:
             "distribution function of the loss at its tilted mean",
             sp.Piecewise((at_zero, sp.Eq(tilt, 0)), (expr, True)),
             validity=self._finite(),
+            steps=(
+                _cumulant_step(),
+                Step("r, with r^2/2 the exponent u K' - K, u = -tilt", sp.Eq(sp.Symbol("r"), root)),
+                Step("w, which is u times the root of K''", sp.Eq(sp.Symbol("w"), wald)),
+            ),
         )
 
     def softmax_mean_risk(self, samples: Any = None) -> Formula:
@@ -268,7 +304,15 @@ class Candidates:
         mean = self._sum(_tilted_mean() ** 2)
         if samples is None:
             return Formula(
-                "total risk of the softmax-weighted mean, N -> oo", mean, validity=sp.Ge(tilt, 0)
+                "total risk of the softmax-weighted mean, N -> oo",
+                mean,
+                validity=sp.Ge(tilt, 0),
+                steps=(
+                    Step(
+                        "tilted mean m of the error in a direction of weight mu, bias c, offset o, s2 = s^2",
+                        sp.Eq(sp.Symbol("m"), _tilted_mean(), evaluate=False),
+                    ),
+                ),
             )
         loss = self._moment(0, 0)
         excess = sp.exp(loss.subs(tilt, 2 * tilt) - 2 * loss)
@@ -297,7 +341,9 @@ class Candidates:
         return self._sum(_cumulants(loss, error).subs(tilt, at))
 
     def _tilted(self, name: str, loss: int, error: int) -> Formula:
-        return Formula(name, self._moment(loss, error), validity=self._finite())
+        return Formula(
+            name, self._moment(loss, error), validity=self._finite(), steps=(_cumulant_step(),)
+        )
 
     def _finite(self) -> sp.Basic:
         """1 + 2 tilt mu_j s_j^2 > 0 for all j: where tilted laws exist."""

@@ -250,6 +250,10 @@ class BinaryChannel:
 
     def _formula(self, name: str, expr: sp.Expr, steps: tuple[Step, ...] = ()) -> Formula:
         validity = sp.And(self.gain.validity, self.noise_var.validity)
+        steps = steps or (
+            Step("margin m of a mean of u from the middle", sp.Eq(sp.Symbol("m"), self.margin)),
+            Step("variance v of u given its bit", sp.Eq(sp.Symbol("v"), self._variance)),
+        )
         return Formula(name, expr, validity=validity, references=SOURCES, steps=steps)
 
 
@@ -347,9 +351,14 @@ def long_chain_channel(prior: Any, n: Any = length_symbol, d: Any = dim_symbol) 
     left = 1 - length / dim  # beta_j for all j: a projection is its own power
     moment = require_prior(prior).second_moment(dim)
     validity = sp.S(length < dim)
+    steps = (
+        Step("beta_j for every j, of a projection of rank d - n", sp.Eq(sp.Symbol("beta_j"), left)),
+    )
     return BinaryChannel(
-        Formula("gain of a long chain", 1 - left, validity, SOURCES),
-        Formula("noise of a long chain", sp.factor(moment * (left - left**2)), validity, SOURCES),
+        Formula("gain of a long chain", 1 - left, validity, SOURCES, steps),
+        Formula(
+            "noise of a long chain", sp.factor(moment * (left - left**2)), validity, SOURCES, steps
+        ),
         prior,
         0,
         dim,
@@ -389,7 +398,13 @@ def sparse_channel_variances(
     off = sp.cancel((dim**2 * square - traces) / (dim * (dim - 1) * (dim + 2)))
     noise = decoding.risk(length, dim).expr - square
     parts = {"zero": count * off + noise, "one": square - (dim - count) * off - mean**2 + noise}
+    told = (
+        Step("contraction beta_t along w*", sp.Eq(sp.Symbol("beta_t"), mean)),
+        Step("mean square q of an entry of A^t off the diagonal", sp.Eq(sp.Symbol("q"), off)),
+    )
     return {
-        name: Formula(f"variance of the state, {name} coordinates", sp.cancel(x), sp.true, SOURCES)
+        name: Formula(
+            f"variance of the state, {name} coordinates", sp.cancel(x), sp.true, SOURCES, told
+        )
         for name, x in parts.items()
     }

@@ -49,21 +49,28 @@ def overthinking_threshold(gamma: Any = gamma_symbol, step_size: Any = None) -> 
     step = None if step_size is None else checks.positive(step_size, "step_size", "0.5")
     validity = sp.true if step is None else stable(ratio, step)
     if (ratio >= 1) == sp.true:
-        return _threshold(sp.S.Zero, validity)
+        zero = Step("least eigenvalue x of S/n in the limit", sp.Eq(sp.Symbol("x"), 0))
+        return _threshold(sp.S.Zero, validity, zero)
     validity = sp.And(validity, ratio < 1)
     if step is None:
         contraction = 1 - best_rule(ratio)[0] * edges(ratio)[0]
-        return _threshold(sp.factor(sp.cancel(sp.expand(1 - contraction**2))), validity)
+        factor = Step("factor a of a thought at the lower edge", sp.Eq(sp.Symbol("a"), contraction))
+        return _threshold(sp.factor(sp.cancel(sp.expand(1 - contraction**2))), validity, factor)
     ends = [1 - (1 - step * x) ** 2 for x in edges(ratio)]
-    return _threshold(sp.Min(*(sp.factor(x) for x in ends)), validity)
+    told = (
+        Step(f"1 - a^2 at the {name} edge", sp.Eq(1 - sp.Symbol("a") ** 2, x))
+        for name, x in zip(("lower", "upper"), ends, strict=True)
+    )
+    return _threshold(sp.Min(*(sp.factor(x) for x in ends)), validity, *told)
 
 
-def _threshold(expr: sp.Expr, validity: Any) -> Formula:
+def _threshold(expr: sp.Expr, validity: Any, *steps: Step) -> Formula:
     return Formula(
         "largest noise without overthinking, d/n -> gamma",
         expr,
         validity=validity,
         references=SOURCES,
+        steps=steps,
     )
 
 
@@ -115,6 +122,13 @@ def split_risk(
         "risk of a split of thoughts, d/n -> gamma",
         bias + noise**2 * gain * count / total,
         references=SOURCES,
+        steps=(
+            Step("bias B of a chain", sp.Eq(sp.Symbol("B"), bias, evaluate=False)),
+            Step(
+                "noise V of a chain over that of one thought",
+                sp.Eq(sp.Symbol("V"), gain, evaluate=False),
+            ),
+        ),
     )
 
 
@@ -158,6 +172,13 @@ def split_law(
         "least risk of a large budget of thoughts, d/n -> gamma",
         expr,
         references=SOURCES,
+        steps=tuple(
+            Step(title, sp.Eq(sp.Symbol(letter), x.subs(t, steps_symbol), evaluate=False))
+            for letter, title, x in (
+                ("B", "bias B of many steps", bias),
+                ("V", "noise V of many steps over that of one thought", gain),
+            )
+        ),
         minimizer=sp.Dict({steps_symbol: best}),
         attained=True,
     )

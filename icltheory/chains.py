@@ -44,6 +44,9 @@ _COLLECTED = 200  # terms of a risk whose coefficients are factored
 class NoisyDecoding:
     """A chain of `steps` thoughts with injected noise, and the mean of `samples` of them.
 
+    Coefficients are N(0, I) and risks are per coordinate; elsewhere in icltheory coefficients are
+    N(0, I/d) by default and risks are totals.
+
     Parameters
     ----------
     step_size: eta > 0, for S = X'X/n.
@@ -174,10 +177,13 @@ class NoisyDecoding:
             """E (1/d) tr S (I - eta S)^j."""
             return (moment(j) - moment(j + 1)) / self.step_size
 
-        seen = weighted(2 * steps) + self._sampling(weighted)
+        bias, sampling = dim * weighted(2 * steps), dim * self._sampling(weighted)
         labels = self.label_noise_var * (1 - dim / length * (1 - moment(2 * steps)))
         return Formula(
-            "prompt loss of a noisy chain", _tidy(dim * seen + labels), references=(_MODEL,)
+            "prompt loss of a noisy chain",
+            _tidy(bias + sampling + labels),
+            references=(_MODEL,),
+            steps=_parts(bias, sampling, labels),
         )
 
     # -- parts -------------------------------------------------------------------------------------
@@ -219,21 +225,13 @@ class NoisyDecoding:
     ) -> Formula:
         bias, sampling = moment(2 * self._count()), self._sampling(moment)
         label = labels * self._labels(moment) if labels != 0 else sp.S.Zero
-        parts = {
-            "B": ("bias", bias),
-            "V": ("sampling noise", sampling),
-            "L": ("label noise", label),
-        }
         sources = (MARCHENKO_PASTUR,) if "gamma" in name else ()
         return Formula(
             name,
             _tidy(bias + sampling + label),
             validity=validity,
             references=(_MODEL, *sources, DERIVED_HERE),
-            steps=tuple(
-                Step(title, sp.Eq(sp.Symbol(letter), part, evaluate=False))
-                for letter, (title, part) in parts.items()
-            ),
+            steps=_parts(bias, sampling, label),
         )
 
     def _warn(self, moment: Callable[[int], sp.Expr], length: sp.Expr, dim: sp.Expr) -> None:
@@ -277,3 +275,11 @@ def _tidy(expr: sp.Expr) -> sp.Expr:
     if not (few and expr.free_symbols - set(used) and expr.is_polynomial(*used)):
         return expr
     return collected(expr, *used)
+
+
+def _parts(bias: sp.Expr, sampling: sp.Expr, label: sp.Expr) -> tuple[Step, ...]:
+    parts = {"B": ("bias", bias), "V": ("sampling noise", sampling), "L": ("label noise", label)}
+    return tuple(
+        Step(title, sp.Eq(sp.Symbol(letter), part, evaluate=False))
+        for letter, (title, part) in parts.items()
+    )

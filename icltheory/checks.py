@@ -47,20 +47,28 @@ def named(function: F) -> F:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except TypeError as error:
-            # Raised inside the function it would have come from a frame below this one.
-            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+        except TypeError:
+            if _fits(function, args, kwargs):  # it was raised inside the function
                 raise
             raise wrong_call(function, args, kwargs) from None
 
     return call  # type: ignore[return-value]
 
 
+def _fits(function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> bool:
+    try:
+        signature(function).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
 def wrong_call(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> InvalidInput:
     """The refusal of a call that does not fit the signature."""
-    name = function.__qualname__.removesuffix(".__init__")
+    # An `__init__` may be that of a base.
+    name = type(args[0]).__name__ if function.__name__ == "__init__" else function.__qualname__
     known = signature(function).parameters
     first = len(known) - len(known := {k: p for k, p in known.items() if k != "self"})
     places = [k for k, p in known.items() if p.kind is not Parameter.KEYWORD_ONLY]

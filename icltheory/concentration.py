@@ -57,6 +57,7 @@ def high_probability_bound(law: TokenLaw, u: Any, threshold: Any = _HALF) -> For
 
     Formula in n and delta; its validity is the prompt length from which it holds. Half of delta
     goes to a small normaliser (see `concentration_bound`), half to Markov's inequality.
+    Source: derived here, after arXiv 2512.11784.
 
     >>> from icltheory.laws.tokens import Gaussian
     >>> f = high_probability_bound(Gaussian([0], [[1]]), [0])
@@ -83,6 +84,7 @@ def subgaussian_bound(sigma: Any, dual_norm: Any, fourth_moment: Any) -> Formula
 
     `fourth_moment`: a bound of E|z - grad K(u)|^4. Log-weights have exponential moments
     E w^k <= exp(k^2 sigma^2 |u|^2 / 2), since K(u) >= 0 for centred laws.
+    Source: derived here, after arXiv 2512.11784.
 
     >>> subgaussian_bound(1, 0, 3).expr
     sqrt(3)*sqrt(n)*exp(-n/16) + 4*sqrt(3)/n
@@ -101,6 +103,11 @@ def subgaussian_bound(sigma: Any, dual_norm: Any, fourth_moment: Any) -> Formula
         "bound of the squared error, sub-Gaussian tokens",
         expr,
         references=(DERIVED_HERE, BOURSIER.at("Proposition 3.1, with explicit constants")),
+        steps=(
+            Step("bound rho of E w^2 of the weights", sp.Eq(sp.Symbol("rho"), moment(2))),
+            Step("bound of n E|N|^2, by Cauchy and Schwarz", sp.Eq(sp.Symbol("E_N2"), size)),
+            Step("rate of P(D < 1/2)", sp.Eq(sp.Symbol("rate"), rate)),
+        ),
     )
 
 
@@ -136,9 +143,17 @@ def leading_gradient_error(
     error = rho * (quartic - 2 * quadratic + (hessian * left).trace())
     norm2 = sp.Add(*(x**2 for x in z))
     references = (DERIVED_HERE, BOURSIER.at("Proposition 3.4"))
+    output = Step("n times the squared error e_m of the output", sp.Eq(sp.Symbol("e_m"), size))
+    jacobian = Step(
+        "n times the squared error e_C of the covariance under V", sp.Eq(sp.Symbol("e_C"), error)
+    )
     return {
-        "V": Formula("error of the V-gradient, times n", rows * size, finite, references),
-        "U": Formula("error of the U-gradient, times n", norm2 * error, finite, references),
+        "V": Formula(
+            "error of the V-gradient, times n", rows * size, finite, references, (output,)
+        ),
+        "U": Formula(
+            "error of the U-gradient, times n", norm2 * error, finite, references, (jacobian,)
+        ),
     }
 
 

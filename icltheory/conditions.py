@@ -1,6 +1,7 @@
 """Conditions in one form: the variable alone on the left, and a number on the right, where it can be.
 
-`1 - 2*t > 0` and `2*t < 1` both become `t < 1/2`. Exported: `isolated`, `condition_text`.
+`1 - 2*t > 0` and `2*t < 1` both become `t < 1/2`. Exported: `isolated`, `condition_text`, `required`,
+`sides`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import sympy as sp
+from sympy.core.relational import Relational
 
+from icltheory.errors import OutOfDomain
+
+_NEAR = sp.Rational(1, 10**12)
 _LONG = 100  # operations of an inequality that is left as it is
 _TURNED = {sp.Gt: sp.Lt, sp.Lt: sp.Gt, sp.Ge: sp.Le, sp.Le: sp.Ge}
 
@@ -33,6 +38,18 @@ def isolated(condition: Any) -> Any:
     return condition
 
 
+def required(condition: Any, what: str, instead: str) -> Any:
+    """The condition, which numbers must meet: `OutOfDomain` says `what` fails and what to pass.
+
+    >>> x = sp.Symbol("x")
+    >>> required(x > 2, "", ""), required(sp.Integer(3) > 2, "", "")
+    (x > 2, True)
+    """
+    if condition == sp.false:
+        raise OutOfDomain(f"{what}; {instead}.")
+    return condition
+
+
 def condition_text(condition: Any) -> str:
     """A condition in words and signs.
 
@@ -48,6 +65,42 @@ def condition_text(condition: Any) -> str:
         sign = "=" if isinstance(condition, sp.Eq) else "!="
         return f"{condition.lhs} {sign} {condition.rhs}"
     return str(condition)
+
+
+def sides(condition: Any, variable: Any, point: Any) -> list[int]:
+    """The sides of a point, 1 above and -1 below, next to which the condition may hold.
+
+    Those count that the sign of the variable allows; an infinite point has one.
+
+    >>> from icltheory.symbols import t
+    >>> sides(t < 1, t, sp.S.One), sides(t < 1, t, sp.Integer(2)), sides(t < 1, t, sp.oo)
+    ([-1], [], [])
+    >>> sides(t < 1, t, sp.S.Zero), sides(t < 1, t, sp.S.Half)
+    ([1], [1, -1])
+    """
+    if point.is_infinite:
+        places = {-1 if point.is_positive else 1: sp.sign(point) / _NEAR}
+    else:
+        places = {1: point + _NEAR, -1: point - _NEAR}
+    return [
+        side
+        for side, place in places.items()
+        if not (place.is_negative and variable.is_nonnegative)
+        and _beside(condition, variable, point, place) != sp.false
+    ]
+
+
+def _beside(condition: Any, variable: Any, point: Any, place: Any) -> Any:
+    """The condition next to a point: a relation whose sides differ there at the point itself."""
+    decided = {}
+    for relation in condition.atoms(Relational):
+        difference = relation.lhs - relation.rhs
+        gap = sp.expand(difference.subs(variable, point))
+        if gap.is_zero or gap.has(sp.nan, sp.zoo, sp.oo, -sp.oo):
+            gap = sp.expand(difference.subs(variable, place))
+        complex_gap = gap.is_extended_real is False
+        decided[relation] = sp.false if complex_gap else relation.func(gap, 0)
+    return condition.xreplace(decided)
 
 
 def _bracketed(part: Any) -> str:

@@ -90,8 +90,9 @@ def balance_root(invariant: sp.Expr, size: sp.Expr) -> sp.Expr:
     x, s, i = sp.symbols("x s i")
     c2, c1, c0 = sp.Poly(sp.expand(x * (x - i) - s), x).all_coeffs()
     # Opposite signs of c2 and c0: the larger root is positive, the other one negative.
-    root = (sp.sqrt(c1**2 - 4 * c2 * c0) - c1) / (2 * c2)
-    return root.subs({s: size, i: invariant})
+    values = {s: size, i: invariant}
+    square = sp.factor_terms((c1**2 - 4 * c2 * c0).subs(values))
+    return (sp.sqrt(square) - c1.subs(values)) / (2 * c2)
 
 
 def _basin(
@@ -181,7 +182,10 @@ def _rates(task: LinearRegression, query_cov: Square | None) -> dict[str, Formul
     query = sigma if query_cov is None else query_cov
     drive = sigma @ s @ query
     early = sp.sqrt(sp.factor((drive @ drive.T).trace()))
-    out = {"early": Formula("early growth rate", early, task.validity, _SOURCES)}
+    square = Step(
+        "squared norm of the drive D = Sigma S Sigma_q", sp.Eq(sp.Symbol("tr(D D')"), early**2)
+    )
+    out = {"early": Formula("early growth rate", early, task.validity, _SOURCES, (square,))}
     if not (task.is_isotropic and query.is_isotropic):
         return out
     flow = commuting_flow(task, query)
@@ -204,10 +208,23 @@ def _rates(task: LinearRegression, query_cov: Square | None) -> dict[str, Formul
         # depth is a multiple of x (2 - x) in x = stop a0 b0.
         "global": sp.And(a0 * b0 > 0, a0 * b0 < 2 / stop),
     }
+    told = (
+        Step("conserved Delta of the flow", sp.Eq(sp.Symbol("Delta"), invariant)),
+        Step("limit p of the product a b", sp.Eq(sp.Symbol("p"), 1 / stop)),
+        Step("contraction rate c of the error over b^2", sp.Eq(sp.Symbol("c"), contraction)),
+    )
     for key, (name, expr) in entries.items():
         holds = sp.And(validity.get(key, sp.true), task.validity)
         names = sp.Dict({sp.Symbol("Delta"): invariant} if key == "escape_time" else {})
-        out[key] = Formula(name, expr, holds, _SOURCES, abbreviations=names)
+        steps = (
+            *(told[:2] if key == "escape_time" else told),
+            *(
+                (Step("least value m of b^2", sp.Eq(sp.Symbol("m"), lowest)),)
+                if key == "global"
+                else ()
+            ),
+        )
+        out[key] = Formula(name, expr, holds, _SOURCES, steps, abbreviations=names)
     return out
 
 

@@ -48,6 +48,7 @@ def block_heads(dims: Sequence[int], signs: Sequence[Any] | None = None) -> Soft
 
     Consistent for tasks with Sigma = I. Matrices for a simulated or trained layer, and for
     `head_constant`; `block_constant` takes symbolic dimensions.
+    Source: arXiv 2401.17426 (the question); derived here.
 
     >>> from icltheory.risk import loss_constant
     >>> heads = block_heads([1, 1], [1, -1])

@@ -19,6 +19,7 @@ from icltheory import checks, filters
 from icltheory.errors import InvalidInput
 from icltheory.formula import DERIVED_HERE, FU, Formula, Step
 from icltheory.late_residuals import late_exponent
+from icltheory.laws.special import tricomi
 from icltheory.laws.spectra import MARCHENKO_PASTUR, limit_trace_moment
 from icltheory.readable import joined
 from icltheory.solvers import (
@@ -51,6 +52,8 @@ class DescentEquivalent:
 def equivalent_descent(solver: MatrixIteration, steps: Any = STEPS) -> DescentEquivalent:
     """The gradient descent that a matrix iteration equals exactly after `steps` steps.
 
+    Source: derived here; the comparison is that of arXiv 2310.17086.
+
     >>> from icltheory.solvers import IterativeNewton
     >>> equivalent_descent(IterativeNewton(0.1, start="I"), 5)
     DescentEquivalent(solver=GradientDescent(step_size=1/10), steps=32, gram_power=1)
@@ -80,6 +83,7 @@ def late_decay(solver: Solver, nu: Any = NU, steps: Any = STEPS) -> Formula:
 
     solver: gradient descent or flow, momentum with constant parameters, or a matrix iteration.
     nu = |n - d|. Valid late, while typical smallest eigenvalues are resolved; stable prompts.
+    Source: derived here; the comparison is that of arXiv 2310.17086.
 
     >>> from icltheory.solvers import IterativeNewton
     >>> late_decay(GradientDescent(0.01)).expr, late_decay(IterativeNewton(0.01), nu=0).expr
@@ -162,6 +166,7 @@ def matching_constant(criterion: str = "half", nu: Any = NU) -> Formula:
     criterion: "half" (equal where half is left) and "risk" (equal late risk) are closed forms in
     nu = |n - d|; "cosine" needs an integer nu and is the root of an equation (`cosine_constant`), as
     a number of 15 digits.
+    Source: derived here; the comparison is that of arXiv 2310.17086.
 
     >>> matching_constant("half").expr, matching_constant("risk", nu=3).expr
     (sqrt(log(2)), 1)
@@ -170,6 +175,7 @@ def matching_constant(criterion: str = "half", nu: Any = NU) -> Formula:
         f"constant of matched steps, criterion {criterion}",
         _constant(criterion, 2, 1, nu),
         references=_SOURCES,
+        steps=(_criterion_step(criterion, nu),),
     )
 
 
@@ -177,6 +183,7 @@ def edge_cosine(nu: Any = NU) -> Formula:
     """Cosine of exp(-x u) and exp(-u^2) with weight u^((nu - 1)/2): late descent against Newton.
 
     A Formula in `ratio`, x = eta t/sqrt(alpha 2^k), and nu = |n - d|.
+    Source: derived here; the comparison is that of arXiv 2310.17086.
 
     >>> round(float(edge_cosine(0).subs(ratio=1.10716).expr), 5)
     0.99083
@@ -187,11 +194,20 @@ def edge_cosine(nu: Any = NU) -> Formula:
         "cosine of late residuals, gradient descent against Newton",
         joined(sp.expand_power_base(_overlap(half) / sp.sqrt(norms))),
         references=_SOURCES,
+        steps=(
+            Step(
+                "overlap J, mean of exp(-ratio u - u^2) with weight u^((nu - 1)/2)",
+                sp.Eq(sp.Symbol("J"), _overlap(half)),
+            ),
+            Step("product P of the squared norms", sp.Eq(sp.Symbol("P"), norms)),
+        ),
     )
 
 
 def cosine_constant(nu: Any, digits: int = 15) -> sp.Float:
     """The x that maximises `edge_cosine(nu)`, with `digits` proven digits; nu an integer >= 0.
+
+    Source: derived here; the comparison is that of arXiv 2310.17086.
 
     >>> cosine_constant(0, 8)
     1.1071634
@@ -220,6 +236,7 @@ def frobenius_cost() -> Formula:
 
     lam_max^2 <= ||S^2||_F <= sqrt(rank) lam_max^2, with equality on the left iff the rank is 1: so
     alpha = c/||S^2||_F is stable on every prompt for c < 2, and at c = 2 for rank 2 and more.
+    Source: derived here; the comparison is that of arXiv 2310.17086.
 
     >>> frobenius_cost().expr
     log(frobenius/lam_max**2)/log(2)
@@ -241,6 +258,8 @@ def frobenius_cost() -> Formula:
 
 def frobenius_cost_limit() -> Formula:
     """||S^2||_F/lam_max^2 for n and d -> infinity with d/n -> gamma: it grows like sqrt(d).
+
+    Source: derived here; the comparison is that of arXiv 2310.17086.
 
     >>> frobenius_cost_limit().expr
     sqrt(d)*sqrt(gamma**3 + 6*gamma**2 + 6*gamma + 1)/(sqrt(gamma) + 1)**4
@@ -278,11 +297,28 @@ def _edge_mass(half: sp.Expr, rate: sp.Expr, power: Any) -> sp.Expr:
 
 
 def _overlap(half: sp.Expr) -> sp.Expr:
-    """J(x), the integral of u^(half - 1) exp(-x u - u^2): even and odd terms of exp(-x u)."""
-    square = ratio**2 / 4
-    even = sp.gamma(half / 2) * sp.hyper([half / 2], [sp.Rational(1, 2)], square)
-    odd = sp.gamma((half + 1) / 2) * sp.hyper([(half + 1) / 2], [sp.Rational(3, 2)], square)
-    return (even - ratio * odd) / 2
+    """J(x), the integral of u^(half - 1) exp(-x u - u^2).
+
+    By parts 2 J'' = half J + x J', Kummer's equation in x^2/4 with a = half/2 and b = 1/2; J is the
+    solution that falls, a multiple of U. The values at x = 0, for U sqrt(pi)/Gamma(a + 1/2), say which.
+    """
+    start = sp.sqrt(sp.pi) / sp.gamma((half + 1) / 2)
+    mass = _edge_mass(half, sp.S.One, 2)
+    return mass / start * tricomi(half / 2, sp.S.Half, ratio**2 / 4)
+
+
+def _criterion_step(criterion: str, nu: Any) -> Step:
+    if criterion == "half":
+        return Step(
+            "residual r of both solvers at one eigenvalue", sp.Eq(sp.Symbol("r"), sp.S.Half)
+        )
+    if criterion == "cosine":
+        return Step("cosine c, largest at the root", sp.Eq(sp.Symbol("c"), edge_cosine(nu).expr))
+    mass = _edge_mass((_nu(nu) + 1) / 2, sp.Integer(2), 2)
+    return Step(
+        "late risk m of Newton, of exp(-u^2) with weight u^((nu - 1)/2)",
+        sp.Eq(sp.Symbol("m"), mass),
+    )
 
 
 def _constant(criterion: str, first: int, second: int, nu: Any) -> sp.Expr:

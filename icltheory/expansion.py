@@ -34,7 +34,7 @@ from icltheory.formula import BOURSIER, DERIVED_HERE, Formula, Step
 from icltheory.laws.empirical import LARGEST_FOURTH, Empirical
 from icltheory.laws.gaussian import quadratic_tilt, tilted_mean, wick_moment
 from icltheory.laws.tokens import TokenLaw
-from icltheory.limit import gradient_at, head_limit, hessian_at
+from icltheory.limit import cumulant_step, gradient_at, head_limit, hessian_at
 from icltheory.matrices import Square
 from icltheory.symbols import noise_var
 from icltheory.task import LinearRegression
@@ -158,6 +158,7 @@ def weight_moment(law: TokenLaw, u: Any, power: int = 2) -> Formula:
         _rho(law, point, power),
         validity=law.domain([power * x for x in point]),
         references=(DERIVED_HERE,),
+        steps=(cumulant_step(law, point),),
     )
 
 
@@ -271,11 +272,18 @@ def leading_jacobian_error(law: TokenLaw, u: Any) -> Formula:
         _rho(law, point, 2) * moment,
         validity=law.domain(double),
         references=(DERIVED_HERE,),
+        steps=(
+            cumulant_step(law, point),
+            Step("second moment of the weights", sp.Eq(sp.Symbol("rho"), _rho(law, point, 2))),
+            Step("E |Y Y' - Hess K|^2 at 2u, Y = z - grad K(u)", sp.Eq(sp.Symbol("M_4"), moment)),
+        ),
     )
 
 
 def fourth_moment(law: TokenLaw, u: Any) -> Formula:
     """E |z - grad K(u)|^4 over one (untilted) token.
+
+    Source: derived here.
 
     >>> from icltheory.laws.tokens import Rademacher
     >>> fourth_moment(Rademacher(dim=3), [0, 0, 0]).expr
@@ -290,6 +298,7 @@ def fourth_moment(law: TokenLaw, u: Any) -> Formula:
         quartic,
         validity=law.domain(point),
         references=(DERIVED_HERE,),
+        steps=(cumulant_step(law, point),),
     )
 
 

@@ -32,6 +32,7 @@ def phase_exponent() -> Formula:
 
     The three phases: many tokens average (the leading 1/n term holds), one rare token decides, and
     the maximum has all the weight, where softmax attention is not linear.
+    Source: derived here, after arXiv 2512.11784.
 
     >>> phi = phase_exponent()
     >>> [round(float(phi.subs(beta=b).expr), 6) for b in (0.5, 0.65, 0.75, 1.5)]
@@ -49,6 +50,7 @@ def concentration_exponent() -> Formula:
     tau is |G^{1/2} U Sigma_q^{1/2}| in operator norm (token covariance G, score matrix U, query
     covariance Sigma_q), so that s = tau |N(0, 1)| in the worst direction. kappa minimises
     beta^2/tau^2 - phi(beta); the minimising beta is `minimizer`.
+    Source: derived here, after arXiv 2512.11784.
 
     >>> kappa = concentration_exponent()
     >>> [round(float(kappa.subs(tau=t).expr), 6) for t in (0.5, 1, 2)]

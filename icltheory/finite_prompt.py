@@ -79,6 +79,7 @@ def optimal_valley_constant(task: LinearRegression, query_cov: Any = None) -> Fo
     `icl.optimal_loss_constant` in the default case); otherwise, for numeric covariances, the root
     of a polynomial in b^2. `InvalidInput` if neither holds. To leading order in
     1/n this is the optimum over all score matrices: only on the valley is the risk of order 1/n.
+    Source: derived here, after arXiv 2512.11784.
 
     >>> best = optimal_valley_constant(LinearRegression(dim=5))
     >>> round(float(best), 4), round(float(best.minimizer[b] ** 2), 5)
@@ -128,6 +129,7 @@ def endpoint_constant(task: LinearRegression, balance: Any = 0, query_cov: Any =
     The flow of an infinite prompt conserves the balance (Frobenius norm of A), which on the valley
     fixes b; `minimizer` is None, since this is no optimum. `OutOfDomain` where b^2 is too small for
     a 1/n law: for Sigma = I and balance 0 that is d <= 4.
+    Source: derived here, after arXiv 2512.11784.
 
     >>> round(float(endpoint_constant(LinearRegression(dim=5))), 3)
     3233.033

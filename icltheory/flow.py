@@ -181,6 +181,7 @@ def commuting_flow(
 
     Parameters are those of `gradient_flow`. The covariances must commute with each other:
     `InvalidInput` otherwise.
+    Source: derived here, after arXiv 2512.11784.
 
     >>> commuting_flow(LinearRegression(dim=2, feature_cov=[[2, 1], [1, 2]], coef_cov=1))
     CommutingFlow: descends half the risk

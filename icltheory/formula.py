@@ -15,11 +15,11 @@ from typing import Any
 import sympy as sp
 
 from icltheory import checks
-from icltheory.conditions import condition_text, isolated
+from icltheory.conditions import condition_text, isolated, sides
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.latex_lines import broken, in_lines, stacked, to_latex, visible_width
 from icltheory.matrix_calculus import derivative, explicit, is_column, matrix_symbols
-from icltheory.symbols import SymbolInfo, describe
+from icltheory.symbols import TABLE, SymbolInfo, describe
 
 
 @dataclass(frozen=True)
@@ -194,6 +194,18 @@ class Formula:
     abbreviations: sp.Dict = _NONE
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise InvalidInput(
+                f"name = {self.name} has type {type(self.name).__name__}, not text; pass "
+                f'Formula("name", expression).'
+            )
+        if not isinstance(self.expr, (sp.Basic, sp.MatrixBase)):
+            object.__setattr__(self, "expr", checks.scalar(self.expr, "expr"))
+        if isinstance(self.validity, str):
+            raise InvalidInput(
+                f"validity = {self.validity!r} is text, which is never parsed; build the condition "
+                f"with SymPy symbols."
+            )
         object.__setattr__(self, "steps", Derivation(dict.fromkeys(self.steps)))
         object.__setattr__(self, "validity", isolated(self.validity))
 
@@ -217,6 +229,13 @@ class Formula:
             if name in (info.name, info.symbol):
                 return info.symbol
         legal = ", ".join(info.name for info in self.symbols) or "none, it is a constant"
+        for info in self.symbols:
+            if isinstance(name, sp.Symbol) and name.name == info.name:
+                canonical = f"icltheory.symbols.{name}, or " if info.symbol in TABLE else ""
+                raise InvalidInput(
+                    f"the formula '{self.name}' has another symbol called {name} (other "
+                    f"assumptions): use {canonical}the name {name.name!r}."
+                )
         raise InvalidInput(
             f"{name} is not a symbol of the formula '{self.name}'; its symbols: {legal}."
         )
@@ -285,7 +304,8 @@ class Formula:
         the derivative in the entry ij of the matrix.
         """
         resolved = [self.symbol(s) for s in symbols]
-        name = f"d({self.name})/d({', '.join(s.name for s in resolved)})"
+        names = ", ".join(s.name for s in resolved)
+        name = f"d({self.name})/d({names})"
         expr, where = self.expr, dict(self.where)
         if matrix_symbols(expr):
             # Constant matrices that depend on a variable enter the derivative with their entries.
@@ -296,24 +316,61 @@ class Formula:
         else:
             expr = sp.diff(expr, *resolved)
         left = matrix_symbols(expr)
+        table = isinstance(self.expr, sp.MatrixBase)
+        start = self.expr if table else sp.Eq(sp.Symbol("f"), self.expr, evaluate=False)
         return replace(
             self,
             name=name,
             expr=expr,
             minimizer=None,
             attained=None,
-            steps=(),
+            steps=(*self.steps, Step(f"f, differentiated in {names}", start)),
             where=sp.Dict({k: x for k, x in where.items() if k in left}),
             abbreviations=_named(self.abbreviations, expr),
         )
 
     def limit(self, symbol: Any, point: Any) -> sp.Expr:
-        """The limit of the expression as `symbol` tends to `point` (for example `sympy.oo`)."""
+        """The limit of the expression as `symbol` tends to `point` (for example `sympy.oo`).
+
+        At an end of the validity it is taken from inside, elsewhere from above. `OutOfDomain` where
+        the formula does not hold next to `point`; `InvalidInput` where the limit is not decided.
+
+        >>> from icltheory.symbols import t
+        >>> f = Formula("example", (1 - 2 * t) ** sp.Rational(-5, 2), validity=2 * t < 1)
+        >>> f.limit(t, sp.S.Half)
+        oo
+        """
         if point not in (sp.oo, -sp.oo):
             point = checks.scalar(point, "point")
-        value = sp.limit(self.expr, self.symbol(symbol), point)
+        variable = self.symbol(symbol)
+        try:
+            value = self._limit(variable, point)
+        except NotImplementedError as error:
+            others = sorted(s.name for s in self.free_symbols - {variable})
+            raise InvalidInput(
+                f"the limit of '{self.name}' for {variable} -> {point} is not decided"
+                + (
+                    f"; put numbers in for the other symbols first ({', '.join(others)})."
+                    if others
+                    else "; SymPy knows no rule for it."
+                )
+            ) from error
         # Gruntz's algorithm leaves quotients such as exp((2a + 2)/(2 (a + 1))) uncancelled.
         return value.replace(sp.exp, lambda exponent: sp.exp(sp.cancel(exponent)))
+
+    def _limit(self, variable: Any, point: Any) -> sp.Expr:
+        inside = sides(self.validity, variable, point)
+        if not inside:
+            negative = point.is_negative and variable.is_nonnegative
+            bound = f"its domain {describe(variable).domain}" if negative else self.condition
+            raise OutOfDomain(
+                f"{variable} = {point} is outside {bound}, where '{self.name}' holds."
+            )
+        if point.is_infinite or len(inside) == 2 or not self.validity.has(variable):
+            return sp.limit(self.expr, variable, point)
+        # SymPy's own limit from one side may be that from the other at a branch point.
+        small = sp.Dummy("small", positive=True)
+        return sp.limit(self.expr.subs(variable, point + inside[0] * small), small, 0)
 
     def evalf(self, digits: int = 15) -> sp.Expr:
         """Numerical value with `digits` significant digits (symbols stay)."""
@@ -330,6 +387,9 @@ class Formula:
             )
         return float(self.expr)
 
+    def _latex(self, printer: Any) -> str:
+        return self.latex()
+
     def latex(self) -> str:
         """LaTeX of the expression, in the canonical notation, with its abbreviations."""
         lines = [to_latex(self.abbreviated())]
@@ -345,13 +405,16 @@ class Formula:
         >>> Formula("example", 1 / x, validity=sp.And(2 * x < 3, sp.Ne(x, 0))).condition
         'x < 3/2 and x != 0'
         """
-        return condition_text(self.validity)
+        return condition_text(self._short(self.validity))
 
     def abbreviated(self) -> Any:
         """The expression with its abbreviations in place of the parts they stand for."""
+        return self._short(self.expr)
+
+    def _short(self, expr: Any) -> Any:
         if not self.abbreviations:
-            return self.expr
-        return self.expr.xreplace({part: name for name, part in self.abbreviations.items()})
+            return expr
+        return expr.xreplace({part: name for name, part in self.abbreviations.items()})
 
     def citation(self) -> str:
         """BibTeX of every source this formula rests on."""
@@ -373,7 +436,7 @@ class Formula:
             parts.append([rf"{to_latex(symbol)} = {first}", *more])
         notes = [r"\text{(infimum, not attained)}"] if self.attained is False else []
         if self.validity != sp.true:
-            notes.append(r"\text{for } " + to_latex(self.validity))
+            notes.append(r"\text{for } " + to_latex(self._short(self.validity)))
         if notes:
             parts.append([r"\quad ".join(notes)])
         return rf"$\displaystyle {_laid_out(parts)}$"

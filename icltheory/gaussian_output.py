@@ -42,6 +42,7 @@ def response_coefficients() -> dict[str, Formula]:
 
     Derived by splitting every token along G^{1/2} u: the other components are independent of the
     weights, the one along is xi_l.
+    Source: derived here.
 
     >>> response_coefficients()["error"].expr
     g + 6*g22 - 6*g3

@@ -86,6 +86,7 @@ def risk_gradients(task: LinearRegression, query_cov: Any = None) -> dict[str, F
     the risk follows minus one half of them. Arguments and errors are those of
     `infinite_prompt_risk`. `numeric.compile` takes the whole dictionary and shares the common
     products.
+    Source: derived here, after arXiv 2512.11784.
 
     >>> gradients = risk_gradients(LinearRegression(dim=2, feature_cov=[1, 3], coef_cov=[2, 1]))
     >>> gradients["v"].expr.shape
@@ -282,6 +283,13 @@ def _output_gradients(law: Gaussian | None) -> tuple[tuple[str, Formula], ...]:
         table[m1] = shift if law.mean.is_zero_matrix else sp.MatAdd(mean, shift)
         where = {mean: law.mean}
         where |= {} if gamma.is_isotropic else {table[C]: gamma.to_matrix()}
+    steps = (
+        Step("output L, read by r", _equation("L", product(r.T, V, m1))),
+        Step(
+            "cotangent g of the dual point, C times that of m1",
+            _equation("g", _replaced(cotangent, at)),
+        ),
+    )
     formulas = []
     for name, expr in gradients.items():
         full = _replaced(_replaced(expr, at), table)
@@ -293,6 +301,7 @@ def _output_gradients(law: Gaussian | None) -> tuple[tuple[str, Formula], ...]:
                     f"d(r'V m1(c U z))/d({name})",
                     full,
                     references=(BOURSIER.at("Section 3"), DERIVED_HERE),
+                    steps=steps,
                     where=sp.Dict(used),
                 ),
             )

@@ -47,22 +47,26 @@ def limit_output(law: TokenLaw, u: Any) -> Formula:
     Matrix([[tanh(u1), tanh(u2)]])
     """
     point = _law(law).point(u)
-    step = Step(
-        "cumulant generating function K", sp.Eq(sp.Symbol("K"), law.cgf(point), evaluate=False)
-    )
     return Formula(
         "infinite-prompt output",
         gradient_at(law, point),
         validity=law.domain(point),
         references=(BOURSIER.at("Lemma 2.1"), DERIVED_HERE),
-        steps=(step,),
+        steps=(cumulant_step(law, point),),
     )
+
+
+def cumulant_step(law: TokenLaw, point: Any) -> Step:
+    """K at the point, as a step of a derivation."""
+    value = law.cgf(point)
+    return Step("cumulant generating function K", sp.Eq(sp.Symbol("K"), value, evaluate=False))
 
 
 def limit_jacobian(law: TokenLaw, u: Any) -> Formula:
     """The Hessian of K at u, d x d: the derivative of the infinite-prompt output in its dual point.
 
     It is the covariance of the tokens as attention weights them.
+    Source: derived here, after arXiv 2512.11784.
 
     >>> from icltheory.laws.tokens import Gaussian
     >>> limit_jacobian(Gaussian([0, 1], [[1, 0], [0, 2]]), [3, 4]).expr
@@ -76,6 +80,7 @@ def limit_jacobian(law: TokenLaw, u: Any) -> Formula:
         hessian_at(law, point),
         validity=law.domain(point),
         references=(BOURSIER, DERIVED_HERE),
+        steps=(cumulant_step(law, point),),
     )
 
 

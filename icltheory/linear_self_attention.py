@@ -44,9 +44,12 @@ def trained_weights(task: LinearRegression, prompt_length: Any = length_symbol) 
     """
     cross, square = _moments(task, prompt_length)
     best = cross @ square.inverse()
-    steps = (Step("E b b'", _shown(square)), Step("E w* b'", _shown(cross)))
     return Formula(
-        "trained weights of the layer", _shown(best), task.validity, _SOURCES, steps=steps
+        "trained weights of the layer",
+        _shown(best),
+        task.validity,
+        _SOURCES,
+        steps=_moment_steps(cross, square),
     )
 
 
@@ -61,7 +64,17 @@ def trained_risk(task: LinearRegression, prompt_length: Any = length_symbol) -> 
     """
     cross, square = _moments(task, prompt_length)
     left = task.coef_cov.trace() - (cross @ square.inverse() @ cross.T).trace()
-    return Formula("risk of the trained layer", sp.factor(left), task.validity, _SOURCES)
+    return Formula(
+        "risk of the trained layer",
+        sp.factor(left),
+        task.validity,
+        _SOURCES,
+        _moment_steps(cross, square),
+    )
+
+
+def _moment_steps(cross: Square, square: Square) -> tuple[Step, ...]:
+    return Step("E b b'", _shown(square)), Step("E w* b'", _shown(cross))
 
 
 def one_step_risk(
@@ -89,7 +102,13 @@ def one_step_risk(
         error = task.feature_cov @ error
     elif of != "weights":
         raise InvalidInput(f"of = {of!r}; pass 'weights' or 'prediction'.")
-    return Formula(f"one-step risk of the {of}", sp.factor(error.trace()), task.validity, _SOURCES)
+    return Formula(
+        f"one-step risk of the {of}",
+        sp.factor(error.trace()),
+        task.validity,
+        _SOURCES,
+        _moment_steps(cross, square),
+    )
 
 
 def teacher_weights(

@@ -53,9 +53,10 @@ def local_constant(task: LinearRegression) -> Formula:
     plain = pair.bracket.subs(g, 0)
     rest = sp.cancel((pair.bracket - plain) * (1 - 2 * g**2)) / (1 - 2 * g**2)
     variance, slope = pair.normaliser * (sp.expand(plain) + rest), rho + tau * g
+    constant = variance / slope**2
     return Formula(
         "loss constant, one softmax head, local examples",
-        variance / slope**2,
+        constant,
         validity=sp.And(2 * g**2 < 1, sp.StrictGreaterThan(slope, 0), task.validity),
         references=_SOURCES,
         steps=(
@@ -66,7 +67,8 @@ def local_constant(task: LinearRegression) -> Formula:
                 "kernel K of the head, features of covariance tau^2 Sigma",
                 "tau^2 q'Sigma q, c = tau^4 q'Sigma M Sigma q",
             ),
-            Step("variance V at v = 1, averaged over the query", sp.Eq(sp.Symbol("V"), variance)),
+            Step("variance W at v = 1, averaged over the query", sp.Eq(sp.Symbol("W"), variance)),
+            Step("loss constant V = v^2 W", sp.Eq(sp.Symbol("V"), constant)),
         ),
     )
 
@@ -93,7 +95,7 @@ def local_stationarity(task: LinearRegression) -> Formula:
         references=_SOURCES,
         steps=(
             *constant.steps,
-            Step("slope of the log of the constant in g", sp.Eq(sp.Symbol("slope"), slope)),
+            Step("slope of log V in g", sp.Eq(sp.Symbol("slope"), slope)),
         ),
     )
 
@@ -272,8 +274,11 @@ def _optimal_one_head(task: LinearRegression) -> Formula:
         references=_SOURCES,
         steps=(
             *polynomial.steps,
-            Step("stationary points of log V, a polynomial in t", sp.Eq(polynomial.expr, 0)),
-            Step("the best root in (0, 1/sqrt(2))", sp.Eq(t, square, evaluate=False)),
+            Step("stationary points of log V, a polynomial in g", sp.Eq(polynomial.expr, 0)),
+            Step(
+                "t = (g/tau)^2 at the best root g in (0, 1/sqrt(2))",
+                sp.Eq(t, square, evaluate=False),
+            ),
         ),
         minimizer=sp.Dict({t: square}),
         attained=True,

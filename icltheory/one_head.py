@@ -66,6 +66,7 @@ def multihead_gain(task: LinearRegression) -> Formula:
 
     The ratio of the two optimal loss constants, exact for every d. Its limit for d -> infinity is
     e: `multihead_gain(task).limit(d, oo)`.
+    Source: arXiv 2401.17426 (the question); derived here.
 
     >>> round(float(multihead_gain(LinearRegression(dim=5))), 4)
     3.1926

@@ -51,6 +51,7 @@ def small_score_expansion(formula: Formula, order: int = 1) -> Formula:
 
     `formula`: of `loss_constant`, say. `order`: highest power of t. `InvalidInput` if the constant is
     infinite at t = 0 (heads whose values do not add up to 0).
+    Source: arXiv 2401.17426 (the question); derived here.
 
     >>> from icltheory.symbols import d, noise_var
     >>> task = LinearRegression(dim=d, noise_var=noise_var)

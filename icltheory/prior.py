@@ -43,6 +43,8 @@ _CROSS = sp.Symbol("b_h'Sigma q_l b_l'Sigma q_h", real=True)
 def prior_risk(task: LinearRegression) -> Formula:
     """Risk of the prior alone, f = theta_0.x_q: the variance tr(Sigma Cov(theta)), at every n.
 
+    Source: arXiv 2401.17426 (the question); derived here.
+
     >>> prior_risk(LinearRegression(dim=2, coef_mean=[1, 2])).expr
     1
     """
@@ -51,6 +53,12 @@ def prior_risk(task: LinearRegression) -> Formula:
         spread(task),
         validity=task.validity,
         references=SOURCES,
+        steps=(
+            Step(
+                "error (theta_0 - theta).x_q, of variance tr(Sigma C), C = Cov(theta)",
+                sp.Eq(sp.Symbol("tr(Sigma C)"), spread(task), evaluate=False),
+            ),
+        ),
     )
 
 

@@ -80,6 +80,7 @@ def product_risk(task: LinearRegression, features: Features, attention: Attentio
     (v/n) sum_i y_i x_i'Sigma^{-1}x_q, centred with n - 1, and two or more softmax heads as the limit of
     small opposite scores with sum_h v_h k_h = v. Parameters as in `product_bias`. One softmax head has
     no closed form: `optimal_product_risk` for long prompts, `numeric.exact_product_risk` for d = 1.
+    Source: arXiv 2401.17426 (the question); derived here.
 
     >>> from icltheory.laws.tokens import Rademacher
     >>> product_risk(LinearRegression(dim=3), Rademacher(dim=3), LinearAttention()).expr

@@ -151,6 +151,7 @@ def proportional_gain(task: LinearRegression) -> Formula:
 
     Solves one(gamma) = several(gamma') for gamma'/gamma. It is the limit d -> infinity of
     `icl.multihead_gain`, and holds here without n being large against d.
+    Source: arXiv 2401.17426 (the question); derived here.
 
     >>> from icltheory.symbols import d
     >>> proportional_gain(LinearRegression(dim=d)).expr
@@ -214,6 +215,7 @@ def approximation_error(task: LinearRegression, attention: SoftmaxAttention) -> 
 
     The approximate over the exact loss constant, less one: a Formula in t = k^2 for one head and for
     the symmetric pair (no scores given), else a number. At finite n: `numeric.approximation_error`.
+    Source: arXiv 2401.17426 (the question); derived here.
 
     >>> from icltheory.symbols import d, t
     >>> error = approximation_error(LinearRegression(dim=d), SoftmaxAttention(heads=1))

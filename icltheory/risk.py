@@ -60,6 +60,7 @@ def loss_constant(task: LinearRegression, attention: Attention) -> Formula:
     Holds for 0 < t < 1/2. More heads without scores have no canonical family: `InvalidInput`.
     Prior knowledge and local examples are in `icltheory.prior` and `icltheory.local`; the query
     token inside the softmax changes no constant.
+    Source: arXiv 2401.17426 (the question); derived here.
 
     >>> from icltheory.symbols import d, noise_var
     >>> loss_constant(LinearRegression(dim=d, noise_var=noise_var), SoftmaxAttention(heads=1)).expr
@@ -77,6 +78,7 @@ def optimal_loss_constant(task: LinearRegression, attention: Attention) -> Formu
     One head: attained at a finite t, `minimizer[t]`. Two or more heads: approached by small
     opposite scores, never attained. Linear attention: attained at the consistent matrix. Prior
     knowledge and local examples as in `loss_constant`.
+    Source: arXiv 2401.17426 (the question); derived here.
 
     >>> from icltheory.symbols import t
     >>> best = optimal_loss_constant(LinearRegression(dim=5), SoftmaxAttention(heads=1))
@@ -121,6 +123,7 @@ def optimal_finite_prompt_risk(task: LinearRegression, attention: Attention) -> 
 
     For heads this is a limit, of small opposite scores: best to order 1/n, not attained, and not
     the smallest risk of heads in prompts as short as d.
+    Source: arXiv 2401.17426 (the question); derived here.
 
     >>> from icltheory.attention import LinearAttention
     >>> optimal_finite_prompt_risk(LinearRegression(dim=5), LinearAttention()).expr

@@ -15,6 +15,7 @@ from typing import Any
 import sympy as sp
 
 from icltheory import checks
+from icltheory.conditions import required
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.formula import Formula, Step
 from icltheory.late_residuals import late_series
@@ -23,6 +24,7 @@ from icltheory.laws.spectra import (
     MARCHENKO_PASTUR,
     edge_constants,
     limit_moments,
+    marchenko_pastur_density,
     marchenko_pastur_resolvent,
 )
 from icltheory.readable import joined
@@ -59,6 +61,7 @@ def solver_risk_limit(
 
     Good for n up to about d; for n > d and small risks the finite formula differs. Sums over many
     steps alternate: evaluate `numeric.solver_risk_limit` beyond about ten. Errors: `InvalidInput`.
+    Source: Marchenko and Pastur (1967) for the spectrum; derived here.
 
     >>> from icltheory.solvers import GradientDescent
     >>> from icltheory.symbols import n
@@ -71,12 +74,18 @@ def solver_risk_limit(
     require_solver(solver)
     ratio = checks.positive(gamma, "gamma")
     noise = checks.nonnegative(noise_var, "noise_var")
+    told = Step(
+        "density rho of the eigenvalues x > 0 of S/n",
+        equation("rho", marchenko_pastur_density(ratio).expr),
+    )
     if cov_moments is not None:
         moments = [checks.scalar(x, f"cov_moments[{i}]") for i, x in enumerate(cov_moments)]
         expr = _polynomial_limit(solver, steps, ratio, noise, moments)
+        mean = limit_moments(ratio, lambda j: moments[j - 1] if j else sp.S.One)(0, 1)
+        told = Step("mean eigenvalue m_1 of S/n", equation("m_1", mean))
     elif isinstance(solver, OrdinaryLeastSquares):
         return _formula(
-            solver, _least_squares_limit(ratio, noise), sp.Ne(ratio, 1) if noise else sp.true
+            solver, _least_squares_limit(ratio, noise), sp.Ne(ratio, 1) if noise else sp.true, told
         )
     elif isinstance(solver, Ridge):
         expr = _ridge_limit(solver, ratio, noise)
@@ -84,15 +93,16 @@ def solver_risk_limit(
         expr = _square_limit(solver, steps, ratio, noise)
     else:
         expr = _polynomial_limit(solver, steps, ratio, noise, None)
-    return _formula(solver, expr, sp.true)
+    return _formula(solver, expr, sp.true, told)
 
 
-def _formula(solver: Solver, expr: sp.Expr, validity: Any) -> Formula:
+def _formula(solver: Solver, expr: sp.Expr, validity: Any, step: Step) -> Formula:
     return Formula(
         f"risk of {solver.description}, d/n -> gamma",
         expr,
         validity=validity,
         references=(MARCHENKO_PASTUR, *SOURCES),
+        steps=(step,),
     )
 
 
@@ -255,8 +265,8 @@ def late_solver_risk(
     order: 1 for the leading law, 2 with the next term.
 
     r^2 = exp(-A lam^p - A_2 lam^{p+1} - ...) is averaged over the density K lam^a (1 - b lam) of the
-    eigenvalues near 0; it holds for A^{1/p} well above b, on prompts where the steps do not diverge.
-    Errors: `InvalidInput`. Source: derived here.
+    eigenvalues near 0; it holds where the second term is below the first, on prompts where the steps
+    do not diverge. Errors: `InvalidInput`, `OutOfDomain`. Source: derived here.
 
     >>> from icltheory.solvers import GradientDescent
     >>> law = late_solver_risk(GradientDescent(0.01), 10**5, n=20, d=20)
@@ -277,17 +287,21 @@ def late_solver_risk(
         """int_0^oo lam^k e^{-A lam^p} dlam."""
         return sp.gamma((k + 1) / power) * leading ** (-(k + 1) / power) / power
 
-    main = factor / dim * integral(a)
-    if order == 2:
-        parts = (b * integral(a + 1), second * integral(a + power + 1))
-        # expand_func reduces the gammas to common ones, which cancel.
-        main *= 1 - sp.Add(*(joined(sp.factor(sp.expand_func(x / integral(a)))) for x in parts))
-    main = joined(main)
+    parts = (b * integral(a + 1), second * integral(a + power + 1))
+    # expand_func reduces the gammas to common ones, which cancel.
+    lost = sp.Add(*(joined(sp.factor(sp.expand_func(x / integral(a)))) for x in parts))
+    main = joined(factor / dim * integral(a) * (1 - lost if order == 2 else 1))
+    falling = required(
+        lost.subs(sizes) < 1,
+        f"steps = {steps} is too few: the second term of the law exceeds the first",
+        "pass more steps, or use icl.solver_risk",
+    )
     floor = sp.Max(0, 1 - length / dim)
     density = factor * lam**a * (1 - b * lam)
     return Formula(
         f"risk of {solver.description} after many steps",
         floor + main.subs(sizes),
+        validity=falling,
         references=SOURCES,
         steps=(
             Step(

@@ -95,6 +95,7 @@ def lock_in_threshold(digits: int = 15) -> Formula:
 
     Fixed points rho = Q(x) have n/d = 4 x^2 Q(x), x being the margin over the noise; the largest such
     value is the threshold. `minimizer` has the x there. `digits` of it are right.
+    Source: derived here.
 
     >>> lock_in_threshold(10).expr
     0.6628664591
@@ -137,7 +138,12 @@ def sampling_floor(sampler: Any, prior: BinaryPrior = _BITS) -> Formula:
     """
     gap = require_prior(prior).gap
     expr = require_sampler(sampler).probability(-gap / 2, gap)
-    return Formula(f"floor of sampled bits, {sampler}", expr, references=SOURCES)
+    return Formula(
+        f"floor of sampled bits, {sampler}",
+        expr,
+        references=SOURCES,
+        steps=(Step("margin x of a bit without noise", sp.Eq(sp.Symbol("x"), -gap / 2)),),
+    )
 
 
 def clip_floor(gamma: Any = gamma_symbol) -> Formula:
@@ -192,4 +198,5 @@ def onsager_coefficient(
         expr,
         validity=sp.true if noise != 0 else sp.Gt(rho, 0),
         references=(*SOURCES, AMP),
+        steps=(Step("mean probability p of a bit at the margin m", sp.Eq(sp.Symbol("p"), image)),),
     )

@@ -46,7 +46,8 @@ def equivocation(signal_to_noise: Any = snr_symbol) -> Formula:
     """
     ratio = checks.scalar(signal_to_noise, "signal_to_noise")
     if ratio == 0:
-        return Formula("equivocation", sp.log(2), references=SOURCES)
+        fair = Step("probability p of a sign that is not seen", sp.Eq(sp.Symbol("p"), sp.S.Half))
+        return Formula("equivocation", sp.log(2), references=SOURCES, steps=(fair,))
     checks.positive(ratio, "signal_to_noise")
     seen = BinaryChannel(gain=sp.sqrt(ratio), noise_var=1)
     best = seen.calibrated_temperature()
@@ -70,7 +71,13 @@ def verified_log_samples(signal_to_noise: Any = snr_symbol, d: Any = dim_symbol)
     dim = checks.positive_integer(d, "d", "d=20")
     rate = equivocation(signal_to_noise)
     return Formula(
-        "log of the samples that verified sampling needs", dim * rate.expr, references=SOURCES
+        "log of the samples that verified sampling needs",
+        dim * rate.expr,
+        references=SOURCES,
+        steps=(
+            *rate.steps,
+            Step("equivocation h of one coordinate, G normal", sp.Eq(sp.Symbol("h"), rate.expr)),
+        ),
     )
 
 
@@ -95,7 +102,12 @@ def pass_at_n(
     rate = checks.nonnegative(log_loss, "log_loss")
     spread = checks.nonnegative(log_loss_var, "log_loss_var")
     expected = sp.exp(sp.log(number) - dim * rate + sp.sqrt(dim * spread) * G)
-    return Formula("pass@N", normal_mean(1 - sp.exp(-expected)), references=SOURCES)
+    return Formula(
+        "pass@N",
+        normal_mean(1 - sp.exp(-expected)),
+        references=SOURCES,
+        steps=(Step("mean number m of right samples, G normal", sp.Eq(sp.Symbol("m"), expected)),),
+    )
 
 
 def verified_success(
@@ -171,7 +183,12 @@ def competitor_error(
         expr = moments.subs(u, -ratio / 2) / 2
     else:
         raise InvalidInput(f"form = {form!r}; pass 'student' or 'chernoff'.")
-    return Formula(f"error of one competitor, {form}", expr, references=SOURCES)
+    return Formula(
+        f"error of one competitor, {form}",
+        expr,
+        references=SOURCES,
+        steps=(Step("a^2 in Q(a chi), chi^2 with n degrees", sp.Eq(sp.Symbol("a") ** 2, ratio)),),
+    )
 
 
 def exhaustive_error(
@@ -207,8 +224,12 @@ def exhaustive_error(
         count * competitor_error(h, prior, n, label_noise_var, form=form).expr
         for h, count in counts.items()
     )
+    first, *others = terms
     return Formula(
-        f"union bound of the exhaustive search, {form}", sp.Add(*terms), references=SOURCES
+        f"union bound of the exhaustive search, {form}",
+        sp.Add(first, *others),
+        references=SOURCES,
+        steps=(Step("term P of the nearest competitors", sp.Eq(sp.Symbol("P"), first)),),
     )
 
 
@@ -260,6 +281,12 @@ def vote_samples(probability: Any, d: Any = dim_symbol, delta: Any = delta_symbo
         sp.log(dim / failure) / (2 * (right - sp.S.Half) ** 2),
         validity=sp.S(right > sp.S.Half),
         references=SOURCES,
+        steps=(
+            Step(
+                "bound p of one vote's error, by Hoeffding",
+                sp.Eq(sp.Symbol("p"), sp.exp(-2 * samples_symbol * (right - sp.S.Half) ** 2)),
+            ),
+        ),
     )
 
 

@@ -61,12 +61,13 @@ def vote_excess(margin: Any = gain_symbol, channel_std: Any = std_symbol) -> For
     """
     mean = checks.positive(margin, "margin")
     spread = checks.positive(channel_std, "channel_std")
-    v = sp.Dummy("v", real=True)
+    v = sp.Symbol("v", real=True)
     density = normal_density((v - mean) / spread) / spread
     return Formula(
         "slope of the density at the threshold",
         sp.diff(density, v).subs(v, 0),
         references=SOURCES,
+        steps=(Step("density f of the margin v", sp.Eq(sp.Symbol("f"), density)),),
     )
 
 
@@ -93,4 +94,12 @@ def averaging_excess(
     mean, spread = checks.positive(margin, "margin"), checks.positive(std, "std")
     variance = sp.Dummy("variance", positive=True)
     slope = sp.diff(normal_tail(mean / sp.sqrt(variance)), variance).subs(variance, spread**2)
-    return Formula("excess error of the rounded mean", added * slope, references=SOURCES)
+    return Formula(
+        "excess error of the rounded mean",
+        added * slope,
+        references=SOURCES,
+        steps=(
+            Step("variance a that sampling adds to the mean", sp.Eq(sp.Symbol("a"), added)),
+            Step("slope b of the error of rounding in the variance", sp.Eq(sp.Symbol("b"), slope)),
+        ),
+    )

@@ -3,6 +3,10 @@
 `numeric.finite` is the only door to torch; importing `numeric` does not load it.
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+from icltheory.errors import unknown_name as _unknown_name
+from icltheory.named_calls import exported as _exported
 from numeric.architecture_map import ArchitectureMap as ArchitectureMap
 from numeric.architecture_map import architecture_map as architecture_map
 from numeric.audit import AUDITS as AUDITS
@@ -206,3 +210,12 @@ from numeric.trajectories import closed_trajectory as closed_trajectory
 from numeric.trajectories import tied_trajectory as tied_trajectory
 from numeric.validate import measure_risk as measure_risk
 from numeric.validate import validate as validate
+
+for _name, _value in list(globals().items()):
+    if not _name.startswith("_") and getattr(_value, "__module__", "").startswith("numeric"):
+        globals()[_name] = _exported(_value)
+
+if not _TYPE_CHECKING:  # for which every name would exist
+
+    def __getattr__(name):
+        raise _unknown_name(__name__, name, globals())

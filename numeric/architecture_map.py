@@ -22,6 +22,7 @@ from icltheory.task import LinearRegression
 from numeric.arrays import finite, positive_integers, task_arrays
 from numeric.plot import SideBySide, save
 from numeric.plot_style import COLORS, label_log_axis, sheet, styled
+from numeric.progress import progress_bar
 from numeric.risk import optimal_risk
 
 PRIOR = "prior alone"
@@ -146,7 +147,8 @@ def architecture_map(
         taken in the limit of small opposite scores. With a prior mean "prior alone" competes too.
     title, caption: of the drawing, which a notebook shows.
 
-    Errors: `InvalidInput`, `OutOfDomain`. Source: derived here; the comparison is that of Cui et al.,
+    Ctrl-C raises `Interrupted` with the map of the tasks that are finished in `partial`. Errors:
+    `InvalidInput`, `OutOfDomain`. Source: derived here; the comparison is that of Cui et al.,
     arXiv 2401.17426.
 
     >>> import icltheory as icl
@@ -174,15 +176,24 @@ def architecture_map(
     if len(chosen) < 1 or PRIOR in chosen:
         raise InvalidInput(f"architectures: give at least one, none called {PRIOR!r}.")
     risk = np.full((len(chosen) + 1, len(rows), lengths.size), np.nan)
-    for j, task in enumerate(rows):
-        for i, attention in enumerate(chosen.values()):
-            small = isinstance(attention, SoftmaxAttention) and attention.heads > 1
-            options = {"small_scores": True} if small else {}
-            risk[i, j] = optimal_risk(task, attention, lengths, **options).risk
-        if task.coef_mean is not None:
-            arrays = task_arrays(task, supports=("coef_mean", "local"))
-            risk[-1, j] = np.trace(arrays.feature_cov @ arrays.coef_cov)
-    names = (*chosen, PRIOR)
-    if np.all(np.isnan(risk[-1])):
-        names, risk = names[:-1], risk[:-1]
-    return ArchitectureMap(names, lengths, axis, label, risk, title, caption)
+
+    def result(done: int) -> ArchitectureMap:
+        # The prior alone has a row if any task has a prior mean.
+        kept = len(chosen) + (not np.all(np.isnan(risk[-1, :done])))
+        names = (*chosen, PRIOR)[:kept]
+        return ArchitectureMap(
+            names, lengths, axis[:done], label, risk[:kept, :done], title, caption
+        )
+
+    options = {"partial": lambda: result(bar.n) if bar.n else None, "unit": " tasks"}
+    with progress_bar(len(rows), 0, None, "architectures", **options) as bar:
+        for j, task in enumerate(rows):
+            for i, attention in enumerate(chosen.values()):
+                small = isinstance(attention, SoftmaxAttention) and attention.heads > 1
+                limit = {"small_scores": True} if small else {}
+                risk[i, j] = optimal_risk(task, attention, lengths, **limit).risk
+            if task.coef_mean is not None:
+                arrays = task_arrays(task, supports=("coef_mean", "local"))
+                risk[-1, j] = np.trace(arrays.feature_cov @ arrays.coef_cov)
+            bar.update()
+    return result(len(rows))

@@ -38,6 +38,7 @@ from numeric.audit_columns import (
 )
 from numeric.compare import Comparison
 from numeric.montecarlo import Seed, seed_sequence
+from numeric.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def audit_table(table: str, *, prompts: int = 640, seed: Seed = 0) -> Comparison
     """
     if table not in AUDITS:
         raise InvalidInput(f"table = {table!r} is not one of {', '.join(AUDITS)}.")
-    return AUDITS[table].reproduced(prompts, seed)
+    with progress_bar(1, 0, None, f"audit {table}", partial=lambda: None, unit=" tables"):
+        return AUDITS[table].reproduced(prompts, seed)
 
 
 # name -> audit

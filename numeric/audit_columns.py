@@ -271,7 +271,7 @@ def matches(solver: icl.IterativeNewton, layers: slice, **setting: Any) -> Rows:
                 float(t),
                 float(np.log2(ties).mean()),
                 (1 + np.log2(ties[1] / ties[0])) / 12**0.5,
-                required=0.6,
+                required=0.5,
             )
             for k, t, ties in zip(newton, ours, printed, strict=True)
         )

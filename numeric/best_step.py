@@ -14,14 +14,15 @@ import numpy as np
 
 from icltheory.errors import InvalidInput
 from numeric.arrays import finite, integer, number
+from numeric.decoding_display import Shown
 from numeric.montecarlo import Seed, seed_sequence
 from numeric.similarity import Similarity
 
 _LEVELS = (0.025, 0.975)
 
 
-@dataclass(frozen=True)
-class Slope:
+@dataclass(frozen=True, repr=False)
+class Slope(Shown):
     """Least-squares slope over layers with its 95 % interval (None without prompts)."""
 
     value: float
@@ -29,8 +30,8 @@ class Slope:
     layers: np.ndarray
 
 
-@dataclass(frozen=True)
-class BestMatch:
+@dataclass(frozen=True, repr=False)
+class BestMatch(Shown):
     """Best-matching steps of L layers on a grid of G numbers of steps.
 
     similarity: (L, G). best: the first best step (L,), and `best_similarity` (L,).

@@ -81,10 +81,11 @@ class DecodingChannel(Shown):
         return self.origin + self.gain * (value - self.origin)
 
     def threshold(self, kind: Any = "middle") -> np.ndarray:
-        """Where the state is cut: "middle" of the two means, "best" for the prior, or numbers.
+        """Where the state is cut: "middle" (or `None`) of the two means, "best" for the prior, or numbers.
 
         "best" maximises the posterior: it moves the middle by noise_std^2/(gain gap) ln P(low)/P(high).
         """
+        kind = "middle" if kind is None else kind
         if not isinstance(kind, str):
             return np.broadcast_arrays(finite(kind, "threshold"), self.gain)[0]
         if kind not in ("middle", "best"):

@@ -29,6 +29,8 @@ from icltheory.binary_priors import (
 )
 from icltheory.errors import InvalidInput
 from numeric.arrays import broadcast, finite, integer, require_memory
+from numeric.decoding_display import Shown
+from numeric.montecarlo import random_generator
 
 _NODES = np.polynomial.legendre.leggauss(10)
 _NORMAL_EDGES = np.array([-9.0, -7, -5, -3.5, -2, -1, 0, 1, 2, 3.5, 5, 7, 9])
@@ -82,8 +84,8 @@ def prior_numbers(prior: BinaryPrior, d: int) -> PriorNumbers:
 # -- samplers ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class BitLaw:
+@dataclass(frozen=True, eq=False, repr=False)
+class BitLaw(Shown):
     """A sampler on arrays of margins v (state minus threshold): P(high) = chance(v).
 
     kind: "logit", "probit", "clip" or "round". temperature: array >= 0, which broadcasts against
@@ -199,7 +201,8 @@ def bit_probability(
 ) -> np.ndarray:
     """P(w_j = high) at every state u_j (any shape).
 
-    threshold: where the probability is 1/2; `None` is the middle of the prior's values.
+    threshold: where the probability is 1/2; `None` and "middle" are the middle of the prior's values.
+    (That of a channel's two means, and "best", are numbers of `DecodingChannel.threshold`.)
     Errors: `InvalidInput`.
 
     >>> import icltheory as icl
@@ -207,12 +210,13 @@ def bit_probability(
     array([0.31 , 0.5  , 0.982])
     """
     u, middle = finite(state, "state"), float(require_prior(prior).centre)
-    cut = middle if threshold is None else finite(threshold, "threshold")
+    known = isinstance(threshold, str) and threshold == "middle"
+    cut = middle if threshold is None or known else finite(threshold, "threshold")
     u, cut = broadcast(state=u, threshold=cut)
     return bit_law(sampler, float(prior.gap)).chance(u - cut)
 
 
-def sample_bits(probability: Any, samples: int, rng: np.random.Generator) -> np.ndarray:
+def sample_bits(probability: Any, samples: int, rng: Any) -> np.ndarray:
     """`samples` answers drawn coordinate by coordinate, (..., d) to booleans (..., samples, d).
 
     Errors: `InvalidInput`.
@@ -224,14 +228,13 @@ def sample_bits(probability: Any, samples: int, rng: np.random.Generator) -> np.
     p = finite(probability, "probability")
     if not p.ndim or np.any(p < 0) or np.any(p > 1):
         raise InvalidInput("probability must be an array (..., d) of numbers from 0 to 1.")
-    _require_generator(rng)
     count = integer(samples, "samples")
     require_memory(count * p.size, f"samples = {count}")
     shape = (*p.shape[:-1], count, p.shape[-1])
-    return rng.random(shape) < p[..., None, :]
+    return random_generator(rng).random(shape) < p[..., None, :]
 
 
-def majority_vote(bits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def majority_vote(bits: np.ndarray, rng: Any) -> np.ndarray:
     """The majority of each coordinate, ties by a coin: booleans (..., N, d) to (..., d).
 
     Errors: `InvalidInput`.
@@ -239,13 +242,12 @@ def majority_vote(bits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     >>> majority_vote(np.array([[True, False], [True, False], [False, True]]), np.random.default_rng(0))
     array([ True, False])
     """
-    bits = _answers(bits)
-    _require_generator(rng)
+    bits, rng = _answers(bits), random_generator(rng)
     votes = 2 * np.count_nonzero(bits, axis=-2) - bits.shape[-2]
     return (votes > 0) | ((votes == 0) & (rng.random(votes.shape) < 0.5))
 
 
-def plurality_vote(bits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def plurality_vote(bits: np.ndarray, rng: Any) -> np.ndarray:
     """The most frequent whole answer, ties by a coin: booleans (..., N, d) to (..., d).
 
     Errors: `InvalidInput`.
@@ -254,8 +256,7 @@ def plurality_vote(bits: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     >>> plurality_vote(answers, np.random.default_rng(0))
     array([ True, False])
     """
-    bits = _answers(bits)
-    _require_generator(rng)
+    bits, rng = _answers(bits), random_generator(rng)
     *lead, count, dim = bits.shape
     answers = np.packbits(bits, axis=-1).reshape(-1, -(-dim // 8))
     _, label = np.unique(answers, axis=0, return_inverse=True)
@@ -274,13 +275,6 @@ def _answers(bits: Any) -> np.ndarray:
             f"N >= 1, such as bits > 0."
         )
     return array
-
-
-def _require_generator(rng: Any) -> None:
-    if not isinstance(rng, np.random.Generator):
-        raise InvalidInput(
-            f"rng has type {type(rng).__name__}; pass numpy.random.default_rng(seed)."
-        )
 
 
 # -- averages over a Gaussian state ----------------------------------------------------------------

@@ -131,7 +131,7 @@ def _threshold(
     limit: bool,
 ) -> float:
     """Where states are cut; the channel is asked only if its moments matter."""
-    law = prior_numbers(prior, d)
+    law, threshold = prior_numbers(prior, d), "middle" if threshold is None else threshold
     symmetric = start_value(law, start) == law.centre and law.share == 0.5
     named = isinstance(threshold, str) and threshold in ("middle", "best")
     if bits.kind == "clip" or (symmetric and named):

@@ -20,6 +20,7 @@ from icltheory.errors import OutOfDomain
 from icltheory.risk import optimal_loss_constant
 from icltheory.task import LinearRegression
 from numeric.arrays import TaskArrays, positive, task_arrays
+from numeric.decoding_display import Shown
 from numeric.finite_prompt import FiniteRisk
 from numeric.prompt_moments import LARGEST_LENGTH, checked_lengths
 from numeric.risk import optimal_risk
@@ -27,8 +28,8 @@ from numeric.risk import optimal_risk
 _ONE_HEAD = SoftmaxAttention(heads=1)
 
 
-@dataclass(frozen=True, eq=False)
-class BlockOptimum:
+@dataclass(frozen=True, eq=False, repr=False)
+class BlockOptimum(Shown):
     """The best head at each prompt length: risk (...), A (..., d, d), b (...)."""
 
     prompt_length: Any
@@ -76,8 +77,8 @@ def optimal_block_risk(
     return BlockOptimum(lengths, risk.reshape(shape), matrix, value.reshape(shape))
 
 
-@dataclass(frozen=True)
-class PromptLength:
+@dataclass(frozen=True, repr=False)
+class PromptLength(Shown):
     """Smallest prompt length for a risk `eps`, the risk there, and the leading law constant/eps."""
 
     prompt_length: int

@@ -18,12 +18,13 @@ from icltheory.contraction import LARGEST_EXACT
 from icltheory.errors import InvalidInput
 from numeric.arrays import finite, integer, nonnegative
 from numeric.contraction import contraction_moments, contraction_moments_limit
+from numeric.decoding_display import Shown
 
 LONGEST_EXACT = (LARGEST_EXACT - 1) // 2
 
 
-@dataclass(frozen=True)
-class ChainOptimum:
+@dataclass(frozen=True, repr=False)
+class ChainOptimum(Shown):
     """The best number of thoughts with the number of chains and the risk per coordinate.
 
     `at_end`: the longest chain that was looked at is the best one, a longer one may be better.

@@ -21,6 +21,7 @@ from icltheory.errors import InvalidInput
 from numeric.arrays import finite, integer, nonnegative, real, require_memory
 from numeric.decoding_display import Shown, Tabled, average_rows, brief
 from numeric.montecarlo import Estimate, Seed, child_seed, seed_sequence
+from numeric.progress import progress_bar
 from numeric.spectra import eigenvalue_batches
 
 _BLOCK = 2**22  # bytes of features at a time; fixes which prompts share a seed
@@ -184,7 +185,8 @@ def decoding_prompts(
     seed: features, coefficients and label noise have streams of their own, so that changing one
         option leaves the other draws alone.
 
-    Errors: `InvalidInput`. Memory: O(P d), features in blocks.
+    Ctrl-C raises `Interrupted` with the prompts drawn so far in `partial`. Errors: `InvalidInput`.
+    Memory: O(P d), features in blocks.
 
     >>> data = decoding_prompts(3, 5, 1000, seed=1)
     >>> data.eigenvalues.shape, float(data.eigenvalues[:, :2].max()), data.d
@@ -200,17 +202,21 @@ def decoding_prompts(
         if root is not None:
             raise InvalidInput("reduced prompts need isotropic features; drop feature_cov.")
         return _reduced(n, d, size, noise_var, prior, seed)
-    blocks = [
-        project(features, coefficients, noise, noise_var)[0]
-        for features, coefficients, noise, _ in prompt_blocks(
-            n, d, size, noise_var, root, prior, seed
+    blocks: list[DecodingPrompts] = []
+
+    def result() -> DecodingPrompts:
+        values, w, h, floor = (
+            np.concatenate([getattr(block, name) for block in blocks])
+            for name in ("eigenvalues", "coefficients", "noise", "floor")
         )
-    ]
-    values, w, h, floor = (
-        np.concatenate([getattr(block, name) for block in blocks])
-        for name in ("eigenvalues", "coefficients", "noise", "floor")
-    )
-    return DecodingPrompts(values, w, h, floor, n, noise_var)
+        return DecodingPrompts(values, w, h, floor, n, noise_var)
+
+    options = {"partial": lambda: result() if blocks else None, "unit": " prompts"}
+    with progress_bar(size, 0, None, "drawing prompts", **options) as bar:
+        for X, w, eps, _ in prompt_blocks(n, d, size, noise_var, root, prior, seed):
+            blocks.append(project(X, w, eps, noise_var)[0])
+            bar.update(len(X))
+    return result()
 
 
 def prompt_blocks(

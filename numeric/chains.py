@@ -53,8 +53,6 @@ def run_chains(
 
     Errors: `InvalidInput`; `OutOfDomain` where a diverging chain leaves the range of float64.
 
-    Errors: `InvalidInput`.
-
     >>> import icltheory as icl
     >>> X = np.array([[[2.0], [0.0]]])  # S = 2
     >>> run_chains(X, [[4.0, 0.0]], icl.NoisyDecoding(0.25, 0, 3), chains=2).ravel()  # 2 (1 - 1/2^3)

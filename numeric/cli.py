@@ -128,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--quick", action="store_true", help="a first look in minutes")
     sub.add_argument("--paper", metavar="NAME", help="only the claims of this paper")
     sub.add_argument("--claim", metavar="ID", nargs="+", action="extend", help="only these claims")
+    sub.add_argument(
+        "--list", action="store_true", help="list the claims with their usual times on one core"
+    )
     sub.add_argument("--jobs", metavar="N", type=positive, help="processes (default: the cores)")
     sub.add_argument("--out", metavar="DIR", default="reproduction", help="default: %(default)s")
     sub.add_argument("--fresh", action="store_true", help="compute finished claims again")
@@ -186,6 +189,12 @@ def _reproduce(arguments: Any) -> int:
     claims = _select(known, arguments.paper, arguments.claim)
     effort = EFFORTS["quick" if arguments.quick else "full"]
     times = typical_seconds(claims, effort.name)
+    if arguments.list:
+        width = max(map(len, claims))
+        for name, claim in claims.items():
+            usual = duration(times[name])
+            print(f"{name:{width}}  {usual:>12}  {claim.title}")
+        return SUCCESS
     jobs = min(arguments.jobs or os.cpu_count() or 1, len(claims))
     begin = time.monotonic()
     with Display(sys.stderr, times, jobs) as display:

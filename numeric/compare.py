@@ -30,6 +30,7 @@ _COLORS = {AGREES: "#008a5e", DEVIATES: "#d4550a", POOR_RESOLUTION: "#967200", N
 
 _SIGMAS = 5.0
 _RESOLUTION = 0.03  # a deviation of 3 % must have been visible, beyond the allowance
+_COARSEST = 0.5  # no row agrees that could not have seen a deviation by half of the prediction
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,12 @@ def compare(
         `None`, NaN or infinity make the row "not testable this way".
     allowance: stated relative systematic deviation that is accepted (>= 0), e.g. 0.05 for a trained
         model whose optimisation error is part of the claim.
-    required: largest resolution with which the row may pass; `None` is allowance + 0.03.
+    required: largest resolution with which the row may pass, at most 0.5; `None` is allowance +
+        0.03.
     note: shown in `reason`, e.g. why the estimator has no variance.
 
-    Errors: `InvalidInput` for a standard error <= 0, a negative allowance, or what is no number.
+    Errors: `InvalidInput` for a standard error <= 0, a negative allowance, `required` above 0.5, or
+    what is no number.
 
     >>> row = compare({"n": 40}, prediction=0.25, estimate=0.251, standard_error=0.001)
     >>> round(row.z, 1), round(row.resolution, 3), row.verdict
@@ -141,6 +144,12 @@ def compare(
     for name, value in (("allowance", allowance), ("required", required)):
         if not (0 <= value < math.inf):
             raise InvalidInput(f"{name} = {value:g} must be a finite number of at least 0.")
+    if required > _COARSEST:
+        raise InvalidInput(
+            f"required = {required:g} is above {_COARSEST:g}: a row that agrees must have been able to "
+            f"show a deviation by half of the prediction. Draw more samples, lower the allowance "
+            f"({allowance:g}), or state what is true as a bound."
+        )
     if not isinstance(setting, Mapping):
         raise InvalidInput(
             f"setting has type {type(setting).__name__}; pass a dict such as {{'prompt_length': 40}}."
@@ -257,6 +266,8 @@ class Comparison:
 
     def __str__(self) -> str:
         return "\n".join([text_table(*self._table()), *self._footer()])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         return self.to_html() + "".join(f"<p>{line}</p>" for line in self._footer())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import mpmath
@@ -18,12 +19,12 @@ import numpy as np
 import sympy as sp
 from sympy.core.function import FunctionClass
 
-from icltheory.errors import InvalidInput, OutOfDomain
+from icltheory.errors import IclTheoryError, InvalidInput, OutOfDomain
 from icltheory.formula import Formula
-from icltheory.laws.normal import MPMATH
 from icltheory.matrix_calculus import matrix_symbols
-from icltheory.symbols import describe
+from icltheory.symbols import TABLE, describe
 from numeric.arrays import finite
+from numeric.backend_code import FROM_SCIPY, printed
 
 BACKENDS = ("numpy", "math", "mpmath", "torch")
 _ON_INVALID = ("raise", "nan")
@@ -36,7 +37,7 @@ class Evaluator:
     Arguments broadcast against each other (NumPy, torch); a constant formula takes no part in it
     and returns a scalar unless arguments of other symbols of the formula give it a shape. A matrix
     formula returns shape broadcast + (rows, columns). Outside the validity, outside the domain of a
-    symbol, and where the value leaves the range of float64, `on_invalid="raise"` raises
+    symbol, and where the value is not a finite number of float64, `on_invalid="raise"` raises
     `OutOfDomain`, `"nan"` returns NaN there.
 
     Evaluators are picklable; `.source` is the generated code, `.gradient("t")` the compiled
@@ -52,7 +53,7 @@ class Evaluator:
     ) -> None:
         self.formula, self.backend, self.on_invalid = formula, backend, on_invalid
         if symbols is None:
-            symbols = tuple(info.symbol for info in formula.symbols)
+            symbols = _distinct(formula)
         self.arguments = tuple(symbol.name for symbol in symbols)
         self._symbols = self._checked = symbols
         self._title = formula.name
@@ -63,9 +64,9 @@ class Evaluator:
         renamed = _renamed(symbols)
         names = [renamed.get(symbol, symbol) for symbol in symbols]
         entries = [sp.sympify(entry).xreplace(renamed) for entry in entries]
-        self._entries = sp.lambdify(names, entries, modules=_modules(backend), cse=shared)
+        self._entries = printed(names, entries, formula.name, backend, cse=shared)
         self._conditions = [
-            (condition, sp.lambdify(symbols, condition, modules=backend))
+            (condition, printed(symbols, condition, formula.name, backend))
             for condition in conditions(formula, symbols)
         ]
 
@@ -103,11 +104,27 @@ class Evaluator:
         if valid is not None and np.ndim(valid) == 0 and not valid:
             return nothing
         try:
+            if self.backend in ("math", "mpmath"):
+                return self._numbers(arguments)
             return self._entries(*arguments)
         except (OverflowError, ZeroDivisionError):
             if self.on_invalid == "raise":
                 raise self._overflow(arguments, False) from None
             return nothing
+
+    def _numbers(self, arguments: list[Any]) -> list[Any]:
+        """The entries at one point; SciPy and mpmath return inf where Python raises."""
+        try:
+            with np.errstate(all="ignore"):
+                results = self._entries(*arguments)
+        except ValueError as error:  # such as math.sqrt(-1)
+            if isinstance(error, IclTheoryError):
+                raise
+            raise ZeroDivisionError from error
+        is_finite = mpmath.isfinite if self.backend == "mpmath" else math.isfinite
+        if any(isinstance(x, complex) or not is_finite(x) for x in results):
+            raise OverflowError
+        return results
 
     def _blockwise(self, arguments: list[Any], shape: tuple[int, ...]) -> list[np.ndarray]:
         """The entry of large arguments in blocks, whose intermediate results stay in the cache."""
@@ -120,14 +137,36 @@ class Evaluator:
         return [out.reshape(shape)]
 
     def _overflow(self, arguments: list[Any], good: Any) -> OutOfDomain:
+        point = [_first_bad(a, good) for a in arguments]
         shown = ", ".join(
-            f"{name} = {_first_bad(a, good):.6g}"
-            for name, a in zip(self.arguments, arguments, strict=True)
+            f"{name} = {x:.6g}" for name, x in zip(self.arguments, point, strict=True)
         )
+        if self._singular(point):
+            return OutOfDomain(
+                f"'{self._title}' is not a finite number at {shown}; use other values, or "
+                f"on_invalid='nan'."
+            )
         return OutOfDomain(
             f"'{self._title}' leaves the range of float64 at {shown}; use values nearer to 0, backend "
             f"'mpmath', or on_invalid='nan'."
         )
+
+    def _singular(self, point: list[float]) -> bool:
+        """Whether the value is missing without any overflow or underflow: a pole, a root of -1."""
+        if self.backend == "mpmath":
+            return True
+        numpy = self
+        if self.backend != "numpy":
+            numpy = Evaluator(self.formula, "numpy", "nan", self._symbols)
+        if FROM_SCIPY & set(numpy._entries.__code__.co_names):  # they say nothing
+            return False
+        seen: set[str] = set()
+        try:
+            with np.errstate(all="call", call=lambda kind, _: seen.add(kind)):
+                numpy._entries(*map(np.float64, point))
+        except ArithmeticError as error:  # of Python's own numbers
+            return isinstance(error, ZeroDivisionError)
+        return bool(seen) and not seen & {"overflow", "underflow"}
 
     def _numpy(self, arguments: list[Any], valid: Any) -> Any:
         shape = self._broadcast_shape(arguments)
@@ -144,6 +183,8 @@ class Evaluator:
             out = np.stack([np.broadcast_to(r, shape) for r in results], axis=-1)
             out = out.reshape(*shape, *self._shape)
             valid = valid if valid is None else np.asarray(valid)[..., None, None]
+        if np.iscomplexobj(out):  # Python's power of a negative number
+            out = np.where(np.imag(out) == 0, np.real(out), np.nan)
         good = np.isfinite(out)
         if valid is not None:
             out = np.where(np.logical_and(valid, good), out, np.nan)
@@ -361,38 +402,24 @@ def argument(value: Any, name: str, backend: str) -> Any:
     return array if array.ndim else float(array)
 
 
+def _distinct(formula: Formula) -> tuple[sp.Symbol, ...]:
+    """The symbols of the formula; `InvalidInput` if two of them have one name."""
+    symbols = tuple(info.symbol for info in formula.symbols)
+    for one, other in pairwise(symbols):  # in alphabetical order
+        if one.name == other.name:
+            canonical = one in TABLE or other in TABLE
+            right = f"icltheory.symbols.{one}" if canonical else "the same one"
+            raise InvalidInput(
+                f"'{formula.name}' has two symbols called {one}, one of them with other "
+                f"assumptions: use {right} in both places."
+            )
+    return symbols
+
+
 def _renamed(symbols: tuple[sp.Symbol, ...]) -> dict[sp.Symbol, sp.Symbol]:
     """Other names in the generated code for symbols called like a function of SymPy, e.g. gamma."""
     clash = (s for s in symbols if isinstance(getattr(sp, s.name, None), FunctionClass))
     return {symbol: sp.Symbol(f"{symbol.name}_", **symbol.assumptions0) for symbol in clash}
-
-
-def _modules(backend: str) -> Any:
-    """The namespaces of the generated code: the backend, and what it has no name for."""
-    if backend == "mpmath":
-        return MPMATH
-    return [_NAMELESS, backend] if backend in ("numpy", "math") else backend
-
-
-def _lambert_w(x: Any) -> Any:
-    from scipy.special import lambertw
-
-    return lambertw(x).real
-
-
-def _erfc(x: Any) -> Any:
-    from scipy.special import erfc
-
-    return erfc(x)
-
-
-def _beta_between(a: Any, b: Any, lower: Any, upper: Any) -> Any:
-    from scipy.special import betainc
-
-    return betainc(a, b, upper) - betainc(a, b, lower)
-
-
-_NAMELESS = {"LambertW": _lambert_w, "erfc": _erfc, "betainc_regularized": _beta_between}
 
 
 def _floor(value: Any) -> Any:

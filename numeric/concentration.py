@@ -21,6 +21,7 @@ from icltheory.laws.tokens import Gaussian, TokenLaw
 from numeric.arrays import finite, positive_integers
 from numeric.bounds import concentration_bound
 from numeric.compile import Evaluator, compile
+from numeric.decoding_display import Shown
 from numeric.laws import array_law
 from numeric.long_prompts import LARGEST_SCALE as LARGEST_LONG_SCALE
 from numeric.long_prompts import SHORTEST, long_prompt_moments
@@ -34,8 +35,8 @@ from numeric.tokens import limit_jacobian, limit_output
 LONGEST = 1e250  # the law of a large score leaves the range of float64 beyond
 
 
-@dataclass(frozen=True, eq=False)
-class OutputMoments:
+@dataclass(frozen=True, eq=False, repr=False)
+class OutputMoments(Shown):
     """Exact moments of V T, T the softmax average of n Gaussian tokens at dual point u.
 
     Leading axes are those that `u` and `prompt_length` broadcast to.

@@ -21,6 +21,7 @@ import icltheory.contraction as exact
 from icltheory import checks
 from icltheory.errors import InvalidInput, OutOfDomain
 from numeric.arrays import integer, positive, positive_integers
+from numeric.decoding_display import Shown
 
 _LARGEST_LIMIT = 10**8
 _BLOCK = 4_000_000  # numbers in one table
@@ -159,8 +160,8 @@ def _power_sums(orders: np.ndarray, base: np.ndarray, weights: np.ndarray) -> np
 # -- the best step -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class BestContraction:
+@dataclass(frozen=True, repr=False)
+class BestContraction(Shown):
     """The step size with the smallest beta_{2t}, and that value."""
 
     step_size: float
@@ -175,7 +176,7 @@ def best_contraction(steps: int, n: int, d: int) -> BestContraction:
     (`icl.best_contraction`). Errors: `InvalidInput`. Source: derived here.
 
     >>> best_contraction(2, 20, 10)
-    BestContraction(step_size=0.6280774761565799, moment=0.21052767549104828)
+    BestContraction(step_size=0.628077, moment=0.210528)
     """
     count, length, dim = integer(steps, "steps"), integer(n, "n"), integer(d, "d")
     top = exact.power_number(2 * count, exact.LARGEST_EXACT - 1)

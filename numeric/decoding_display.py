@@ -1,4 +1,4 @@
-"""How results of decoding show themselves: short lines, averages with their standard errors, tables.
+"""How results show themselves: short lines, averages with their standard errors, tables.
 
 Exported: `Shown` and `Tabled` for result classes, `with_error` and `brief`.
 """
@@ -36,15 +36,19 @@ def with_error(value: float, error: float) -> str:
 
 def brief(value: Any) -> str:
     """A field of a result in a few words: small arrays written out, large ones by their shape."""
-    if hasattr(value, "standard_error") and isinstance(value.standard_error, np.ndarray):
-        return _averages(np.asarray(value.value), value.standard_error)
+    error = getattr(value, "standard_error", None)
+    if hasattr(value, "value") and isinstance(error, (np.ndarray, np.generic)):
+        return _averages(np.asarray(value.value), np.asarray(error))
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {brief(x)}" for key, x in value.items()) + "}"
     if isinstance(value, (np.ndarray, np.generic)):
         array = np.asarray(value)
         if array.size > _FEW:
             return f"shape {array.shape}"
-        return _listed(array, lambda index: f"{array[index]:.4g}")
+        style = ".4g" if array.dtype.kind in "iufc" else ""
+        return _listed(array, lambda index: f"{array[index]:{style}}")
+    if isinstance(value, tuple) and len(value) > _FEW:
+        return f"{len(value)} entries"
     return cell_text(value) if isinstance(value, float) else repr(value)
 
 
@@ -69,7 +73,7 @@ class Shown:
     """A dataclass (made with repr=False) that shows its fields by `brief`."""
 
     def __repr__(self) -> str:
-        shown = (f for f in fields(self) if f.repr)  # type: ignore[arg-type]
+        shown = (f for f in fields(self) if f.repr and f.name[0] != "_")  # type: ignore[arg-type]
         parts = (f"{f.name}={brief(getattr(self, f.name))}" for f in shown)
         return f"{type(self).__name__}({', '.join(parts)})"
 

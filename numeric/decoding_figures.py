@@ -14,13 +14,14 @@ from icltheory.chains import NoisyDecoding
 from icltheory.errors import InvalidInput
 from numeric.arrays import positive_integers
 from numeric.chain_length import chain_risks
-from numeric.chains import simulate_chains
+from numeric.chains import ChainSimulation, simulate_chains
 from numeric.montecarlo import Seed
 from numeric.planner import Plan
 from numeric.planner_binary import BINARY, SAMPLE
 from numeric.planner_simulation import simulate_choices
 from numeric.planner_techniques import CONTINUOUS, SOFT, Choice
 from numeric.plot import Figure, Series
+from numeric.progress import Interrupted, progress_bar
 
 _CURVE, _POINTS = 2**0.5, 4  # ratio of budgets on a line, and of budgets with a point
 
@@ -45,7 +46,7 @@ def risk_against_thoughts(
     at: increasing numbers of thoughts with a simulated point; `None` is about eight of them, `()` none.
     prompts: real prompts, the same for all points. Error bars are one standard error.
 
-    Risks are per coordinate with E w w' = I. Errors: `InvalidInput`. Source: derived here.
+    Ctrl-C raises `Interrupted` with the figure of what was simulated in `partial`. Risks are per coordinate with E w w' = I. Errors: `InvalidInput`. Source: derived here.
 
     >>> from icltheory import NoisyDecoding
     >>> risk_against_thoughts(NoisyDecoding(0.5, 0.3, 12), 20, 10, samples=[1, 8], prompts=50)
@@ -56,34 +57,45 @@ def risk_against_thoughts(
     given = int(decoding.samples) if samples is None else samples
     counts = np.unique(positive_integers(given, "samples")).astype(int)
     longest = len(first) - 1
-    lines, points, found = [], [], []
+    lines, found = [], []
     for color, count in enumerate(counts):
         risks = chain_risks(replace(decoding, samples=int(count)), n, d)
         lines.append(Series(f"N = {count}", tuple(range(len(risks))), tuple(risks), color=color))
         best = int(np.argmin(risks))
         found.append(f"t = {best} for N = {count} ({risks[best]:.3g})")
     shown = np.unique(np.linspace(0, longest, 9).round().astype(int)) if at is None else at
-    if len(shown):
-        if np.max(positive_integers(shown, "at", 0)) > longest:
-            raise InvalidInput(f"at reaches beyond the {longest} thoughts of the decoding.")
-        simulated = simulate_chains(one, n, d, prompts=prompts, chains=16, at=shown, seed=seed)
-        average = simulated.risk(counts)
-        for color in range(len(counts)):
-            column = average[:, color]
-            parts = (tuple(x) for x in (simulated.steps, column.value, column.standard_error))
-            points.append(Series("", *parts, color=color))
-    measured = f"; points: simulated on {prompts} prompts, one standard error" if points else ""
     noise = f"noise {float(decoding.noise_std):g}, step size {float(decoding.step_size):.3g}"
-    return Figure(
-        f"Risk against thoughts: n = {n}, d = {d}",
-        "thoughts t",
-        "risk per coordinate",
-        f"Mean of N chains, {noise}, label noise variance {float(decoding.label_noise_var):g}. Lines: "
-        f"exact{measured}. Least: {', '.join(found)}.",
-        tuple(lines),
-        tuple(points),
-        logx=False,
-    )
+
+    def drawn(simulated: ChainSimulation | None) -> Figure:
+        points, measured = [], ""
+        if simulated is not None:
+            average = simulated.risk(counts)
+            measured = f"; points: simulated on {average.prompts} prompts, one standard error"
+            for color in range(len(counts)):
+                column = average[:, color]
+                parts = (tuple(x) for x in (simulated.steps, column.value, column.standard_error))
+                points.append(Series("", *parts, color=color))
+        return Figure(
+            f"Risk against thoughts: n = {n}, d = {d}",
+            "thoughts t",
+            "risk per coordinate",
+            f"Mean of N chains, {noise}, label noise variance {float(decoding.label_noise_var):g}. "
+            f"Lines: exact{measured}. Least: {', '.join(found)}.",
+            tuple(lines),
+            tuple(points),
+            logx=False,
+        )
+
+    if not len(shown):
+        return drawn(None)
+    if np.max(positive_integers(shown, "at", 0)) > longest:
+        raise InvalidInput(f"at reaches beyond the {longest} thoughts of the decoding.")
+    try:
+        return drawn(simulate_chains(one, n, d, prompts=prompts, chains=16, at=shown, seed=seed))
+    except Interrupted as stop:
+        kept = stop.partial
+        with progress_bar(stop.total, stop.done, False, "chains", partial=lambda: drawn(kept)):
+            raise
 
 
 def risk_against_compute(
@@ -103,7 +115,7 @@ def risk_against_compute(
     budgets: where points are simulated; `None` is every fourfold up to the plan's. `()`: no points.
     prompts: real prompts a budget, the same for all techniques. Error bars are one standard error.
 
-    Errors: `InvalidInput`.
+    Ctrl-C raises `Interrupted` with the figure of the finished budgets. Errors: `InvalidInput`.
 
     >>> from numeric import plan
     >>> risk_against_compute(plan(20, 10, 16, noise_std=0.3, techniques=["mean of N"]), prompts=50)
@@ -124,25 +136,32 @@ def risk_against_compute(
             else []
         )
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
-    for budget in shown:
-        choices = [x for x in plan.at(budget).ranked if x.technique in names]
-        results = simulate_choices(plan.problem, choices, prompts, seed)
-        for choice, result in zip(choices, results, strict=True):
-            if result.value > 2 * result.standard_error:  # an error bar down to zero shows nothing
-                found[choice.technique].append(
-                    (budget, float(result.value), float(result.standard_error))
-                )
-    points = [
-        Series("", *zip(*found[x], strict=True), color=c) for x, c in names.items() if found[x]
-    ]
-    return Figure(
-        _title(plan),
-        "compute: thoughts in all, N t",
-        plan.quantity,
-        _caption(plan, names, prompts if shown else 0),
-        tuple(lines),
-        tuple(points),
-    )
+
+    def drawn() -> Figure:
+        points = [
+            Series("", *zip(*found[x], strict=True), color=c) for x, c in names.items() if found[x]
+        ]
+        return Figure(
+            _title(plan),
+            "compute: thoughts in all, N t",
+            plan.quantity,
+            _caption(plan, names, prompts if shown else 0),
+            tuple(lines),
+            tuple(points),
+        )
+
+    options = {"partial": drawn, "unit": " budgets"}
+    with progress_bar(len(shown), 0, None, "what compute buys", **options) as bar:
+        for budget in shown:
+            choices = [x for x in plan.at(budget).ranked if x.technique in names]
+            results = simulate_choices(plan.problem, choices, prompts, seed)
+            for choice, result in zip(choices, results, strict=True):
+                # An error bar down to zero shows nothing.
+                if result.value > 2 * result.standard_error:
+                    point = (budget, float(result.value), float(result.standard_error))
+                    found[choice.technique].append(point)
+            bar.update()
+    return drawn()
 
 
 def _chosen(plan: Plan, techniques: Sequence[str] | None) -> dict[str, int]:

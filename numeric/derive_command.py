@@ -15,7 +15,7 @@ from typing import Any
 
 from icltheory.errors import IclTheoryError, InvalidInput
 from numeric import decoding_options, solver_options
-from numeric.derive_formulas import FORMULAS, NOISELESS, Entry, listed, needed
+from numeric.derive_formulas import FORMULAS, LITERAL, NOISELESS, Entry, listed, needed
 from numeric.derive_options import ATTENTIONS, FEATURES, FLAGS, OPTIONS, dashed
 from numeric.formula_forms import FORMS
 from numeric.shell_words import shell_words
@@ -152,6 +152,9 @@ class _Options:
         """The defaults in use, in one line; "" where there are none."""
         taken = [f"{dashed(name)} = {x}" for name, x in self.taken.items()]
         taken += ["no label noise"] if self.name in NOISELESS else []
+        taken += (
+            ["all prompts, also those on which the steps diverge"] if self.name in LITERAL else []
+        )
         return f"taken: {', '.join(taken)}" if taken else ""
 
     def unread(self, name: str) -> str:

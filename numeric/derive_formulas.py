@@ -139,6 +139,14 @@ NEEDS: dict[str, dict[str, str]] = {
     "tight-prior-threshold": _MEAN,
 }
 # Without label noise, of which no option says anything.
+# Expectations over all prompts, rare ones that a solver diverges on included.
+LITERAL = (
+    "solver-risk",
+    "optimal-solver-risk",
+    "solver-forgetting",
+    "noisy-chain-risk",
+    "prompt-loss",
+)
 NOISELESS = (
     "late-solver-risk",
     "overthinking-threshold",

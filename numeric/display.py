@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from icltheory.checks import counted
 from numeric.claims.runner import Event, Outcome
 
 _TOLD = 0.1  # the share of a claim from which its remaining time is told
@@ -29,7 +30,7 @@ class Display:
         self.begin, self.work = time.monotonic(), sum(times.values())
         # With the times of the first event and of the last.
         self.running: dict[str, tuple[float, float, Event]] = {}
-        self.drawn = 0
+        self.drawn, self.told = 0, False
         self.lock, self.over = threading.Lock(), threading.Event()
         # Claims report now and then; the clock has to go on in between.
         self.ticker = threading.Thread(target=self._tick, daemon=True)
@@ -48,6 +49,10 @@ class Display:
     def show(self, event: Event) -> None:
         """Take note of an event."""
         with self.lock:
+            if not self.live and not self.told:
+                usual = duration(max(self.work / self.jobs, *self.times.values()))
+                self._line(f"{counted(self.total, 'claim')}, usually {usual}")
+            self.told = True
             if event.outcome is not None:
                 self.running.pop(event.claim, None)
                 self.waiting.discard(event.claim)

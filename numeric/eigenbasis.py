@@ -18,12 +18,15 @@ import sympy as sp
 from icltheory.errors import InvalidInput
 from icltheory.symbols import frobenius, lam, lam_max, lam_min, trace
 from numeric.arrays import finite, positive_integers
+from numeric.decoding_display import Shown
+from numeric.progress import progress_bar
 
 _SYMBOLS = (lam, lam_min, lam_max, trace, frobenius)
+_CHUNK = 2**22  # bytes of matrices that are decomposed at once
 
 
-@dataclass(frozen=True)
-class PromptSpectra:
+@dataclass(frozen=True, repr=False)
+class PromptSpectra(Shown):
     """Eigendecompositions of S = X'X on prefixes of prompts.
 
     values: eigenvalues in increasing order, null ones exactly 0, (B, P, d).
@@ -119,14 +122,25 @@ def prompt_spectra(X: Any, y: Any, prefixes: Any = None, dtype: Any = np.float64
         if n < points:
             total = total + X[:, n, :, None] * X[:, n, None, :]
             target = target + y[:, n, None] * X[:, n]
-    values, vectors = np.linalg.eigh(gram)
-    # Rounding leaves +-1e-14 in null directions, where a filter must see exactly 0.
-    noise = dim * np.finfo(dtype).eps * values[..., -1:]
-    null = (values <= noise) | (np.arange(dim) < dim - counts[:, None])
-    values[null] = 0.0
-    moments = np.matmul(moments[:, :, None, :], vectors)[:, :, 0]
-    moments[null] = 0.0
-    return PromptSpectra(values, vectors, moments, counts)
+    values, vectors = np.empty_like(moments), gram
+
+    def result(done: int) -> PromptSpectra:
+        return PromptSpectra(values[:done], vectors[:done], moments[:done], counts)
+
+    size = max(1, _CHUNK // max(1, gram[0].nbytes))
+    options = {"partial": lambda: result(bar.n) if bar.n else None, "unit": " prompts"}
+    with progress_bar(prompts, 0, None, "decomposing", **options) as bar:
+        for low in range(0, prompts, size):
+            part = slice(low, min(low + size, prompts))
+            values[part], vectors[part] = np.linalg.eigh(gram[part])
+            # Rounding leaves +-1e-14 in null directions, where a filter must see exactly 0.
+            noise = dim * np.finfo(dtype).eps * values[part, :, -1:]
+            null = (values[part] <= noise) | (np.arange(dim) < dim - counts[:, None])
+            values[part][null] = 0.0
+            moments[part] = np.matmul(moments[part, :, None, :], vectors[part])[:, :, 0]
+            moments[part][null] = 0.0
+            bar.update(part.stop - low)
+    return result(prompts)
 
 
 def checked_dtype(dtype: Any) -> np.dtype:
@@ -168,10 +182,9 @@ def checked_prompts(X: Any, y: Any, prefixes: Any) -> tuple[np.ndarray, np.ndarr
 
 def query_covariance(value: Any, prompts: int, dim: int) -> np.ndarray:
     """(d, d) or (B, 1, d, d), to multiply weights of (B, P, K, d)."""
-    covariance = finite(value, "covariance")
+    covariance = finite(value, "cov")
     if covariance.shape not in ((dim, dim), (prompts, dim, dim)):
         raise InvalidInput(
-            f"covariance has shape {covariance.shape}; pass ({dim}, {dim}) or "
-            f"({prompts}, {dim}, {dim})."
+            f"cov has shape {covariance.shape}; pass ({dim}, {dim}) or ({prompts}, {dim}, {dim})."
         )
     return covariance if covariance.ndim == 2 else covariance[:, None]

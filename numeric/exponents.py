@@ -16,11 +16,13 @@ from icltheory.errors import InvalidInput
 from icltheory.exponents import concentration_exponent
 from numeric.arrays import finite, number
 from numeric.concentration import averaged_excess
+from numeric.decoding_display import Shown
 from numeric.long_prompts import SHORTEST, long_prompt_moments
+from numeric.progress import progress_bar
 
 
-@dataclass(frozen=True, eq=False)
-class LocalExponent:
+@dataclass(frozen=True, eq=False, repr=False)
+class LocalExponent(Shown):
     """How the query-averaged error decays: errors at 10^decades, slopes between, extrapolation."""
 
     tau: float
@@ -72,7 +74,11 @@ def local_exponent(tau: float, decades: Any = (64, 128, 256, 512, 1024)) -> Loca
     if logs[0] < 1 or logs[-1] > 5000:
         raise InvalidInput(f"decades run from {logs[0]:g} to {logs[-1]:g}; 1 to 5000 are allowed.")
     log_n = logs * math.log(10)
-    log_error = np.array([_log_error(width, float(x)) for x in log_n])
+    log_error = np.empty(logs.size)
+    with progress_bar(logs.size, 0, None, "exponent", unit=" lengths") as bar:
+        for i, x in enumerate(log_n):
+            log_error[i] = _log_error(width, float(x))
+            bar.update()
     powers = np.stack([-log_n, np.log(log_n), log_n**0, 1 / log_n, 1 / log_n**2], axis=1)
     fit = np.linalg.solve(powers[-5:], log_error[-5:])
     reduced = [

@@ -17,6 +17,7 @@ from scipy.special import softmax
 from icltheory.errors import InvalidInput
 from icltheory.laws.tokens import TokenLaw
 from numeric.arrays import finite, nonnegative, number
+from numeric.decoding_display import Shown
 from numeric.finite_prompt import score_matrix
 from numeric.laws import array_law
 from numeric.montecarlo import Estimate, Seed, single_length, stream
@@ -24,8 +25,8 @@ from numeric.prompt_moments import checked_lengths
 from numeric.tokens import leading_bias, leading_covariance, limit_output, weight_moment
 
 
-@dataclass(frozen=True, eq=False)
-class FeatureExpansion:
+@dataclass(frozen=True, eq=False, repr=False)
+class FeatureExpansion(Shown):
     """risk = limit + first_order / n + O(n^-2) at every query; arrays like the queries' leading axes."""
 
     limit: np.ndarray

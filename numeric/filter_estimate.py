@@ -15,11 +15,12 @@ import numpy as np
 
 from icltheory.errors import InvalidInput
 from numeric.arrays import finite, integer
+from numeric.decoding_display import Shown
 from numeric.eigenbasis import prompt_spectra
 
 
-@dataclass(frozen=True)
-class EffectiveFilter:
+@dataclass(frozen=True, repr=False)
+class EffectiveFilter(Shown):
     """Gains g = 1 - r in bins of eigenvalues, for L learners.
 
     edges: of the bins, (E + 1,). eigenvalue: mean in each bin, (E,), and `count` of them.

@@ -23,12 +23,13 @@ from icltheory.symbols import b as B
 from icltheory.task import LinearRegression
 from numeric.arrays import finite, matrix_array, task_arrays
 from numeric.compile import compile
+from numeric.decoding_display import Shown
 
 _ROUNDING = 1e-10  # relative, of covariances and their spectra
 
 
-@dataclass(frozen=True)
-class FlowRates:
+@dataclass(frozen=True, repr=False)
+class FlowRates(Shown):
     """Speeds of the flow of A and b on half the risk.
 
     Attributes

@@ -112,6 +112,8 @@ def as_python(formula: Any) -> str:
     import sympy
     from sympy.printing.codeprinter import PrintMethodNotImplementedError
 
+    from numeric.backend_code import with_numeric_roots
+
     if not isinstance(formula.expr, sympy.Expr) or formula.expr.has(sympy.MatrixSymbol):
         raise InvalidInput(
             f"'{formula.name}' is about matrices, not a function of numbers; use --text or --latex, "
@@ -121,7 +123,7 @@ def as_python(formula: Any) -> str:
     name = re.sub(r"\W+", "_", title)
     names = ", ".join(sorted(symbol.name for symbol in formula.free_symbols))
     try:
-        body = sympy.pycode(formula.expr)
+        body = sympy.pycode(with_numeric_roots(formula.expr))
     except PrintMethodNotImplementedError as error:
         raise InvalidInput(
             f"'{formula.name}' has functions that Python's math module lacks; use --text or --latex, "
@@ -131,7 +133,7 @@ def as_python(formula: Any) -> str:
     if formula.validity != True:  # noqa: E712
         message = f"outside {formula.condition}, where this holds"
         guard = [
-            f"    if not ({sympy.pycode(formula.validity)}):",
+            f"    if not ({sympy.pycode(with_numeric_roots(formula.validity))}):",
             f"        raise ValueError({message!r})",
         ]
     return "\n".join(

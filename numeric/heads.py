@@ -23,6 +23,7 @@ from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.lower_bounds import second_moment_task
 from icltheory.task import LinearRegression
 from numeric.arrays import finite, task_arrays
+from numeric.decoding_display import Shown
 
 _ROUNDING = 1e-12  # relative size of a gap that rounding of scores and values may leave
 
@@ -35,8 +36,8 @@ class HeadGradient(NamedTuple):
     values: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class OptimalValues:
+@dataclass(frozen=True, eq=False, repr=False)
+class OptimalValues(Shown):
     """The values (H,) that minimise the loss constant for given scores, and this constant."""
 
     values: np.ndarray

@@ -14,6 +14,7 @@ import numpy as np
 
 from icltheory.errors import InvalidInput
 from numeric.arrays import finite, integer
+from numeric.decoding_display import Shown
 from numeric.eigenbasis import checked_prompts, prompt_spectra
 from numeric.montecarlo import Seed, seed_sequence
 from numeric.validate import Model, array_caller
@@ -21,8 +22,8 @@ from numeric.validate import Model, array_caller
 _BATCH = 2**22  # floats of prompts that a model gets at once
 
 
-@dataclass(frozen=True)
-class InducedWeights:
+@dataclass(frozen=True, repr=False)
+class InducedWeights(Shown):
     """Weights of a model on every prefix, and how far it deserves them.
 
     weights: (B, P, d). r_squared: share of the held-out answers' size that the fit explains,
@@ -43,7 +44,7 @@ def induced_weights(
     prefixes: Any = None,
     *,
     queries: int | None = None,
-    covariance: Any = None,
+    cov: Any = None,
     seed: Seed = 0,
 ) -> InducedWeights:
     """Fit weights to the answers of a model to fresh queries after every prefix.
@@ -54,7 +55,7 @@ def induced_weights(
         `numeric.validate`. It is called with every prompt repeated for its queries.
     X: features (B, N, d). y: labels (B, N). prefixes: n from 0 to N; `None` is 1, ..., N.
     queries: number of queries of the fit, at least 5 d, which is the default; 2 d more are held out.
-    covariance: of the queries, (d, d) or (B, d, d); `None` is the identity.
+    cov: covariance of the queries, (d, d) or (B, d, d); `None` is the identity.
     seed: of the queries, which are the same for all prefixes of a prompt.
 
     Errors: `InvalidInput`, also if the model fails, or returns another shape or NaN.
@@ -78,8 +79,8 @@ def induced_weights(
     total = fitted + 2 * dim
     rng = np.random.default_rng(seed_sequence(seed))
     query = rng.standard_normal((prompts, total, dim))
-    if covariance is not None:
-        query = np.matmul(query, np.swapaxes(_root(covariance, prompts, dim), -1, -2))
+    if cov is not None:
+        query = np.matmul(query, np.swapaxes(_root(cov, prompts, dim), -1, -2))
     call = array_caller(model)
     weights, scores = np.empty((prompts, len(counts), dim)), np.empty(len(counts))
     for column, n in enumerate(counts):
@@ -133,15 +134,14 @@ def off_span(X: Any, weights: Any, prefixes: Any = None) -> np.ndarray:
     return (outside**2).sum(axis=-1) / np.where(size > 0, size, 1.0)
 
 
-def _root(covariance: Any, prompts: int, dim: int) -> np.ndarray:
+def _root(cov: Any, prompts: int, dim: int) -> np.ndarray:
     """Lower Cholesky factor of the queries' covariance."""
-    covariance = finite(covariance, "covariance")
+    covariance = finite(cov, "cov")
     if covariance.shape not in ((dim, dim), (prompts, dim, dim)):
         raise InvalidInput(
-            f"covariance has shape {covariance.shape}; pass ({dim}, {dim}) or "
-            f"({prompts}, {dim}, {dim})."
+            f"cov has shape {covariance.shape}; pass ({dim}, {dim}) or ({prompts}, {dim}, {dim})."
         )
     try:
         return np.linalg.cholesky(covariance)
     except np.linalg.LinAlgError as error:
-        raise InvalidInput("covariance is not positive definite.") from error
+        raise InvalidInput("cov is not positive definite.") from error

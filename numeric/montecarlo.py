@@ -303,6 +303,18 @@ def seed_sequence(seed: Seed) -> np.random.SeedSequence:
     return np.random.SeedSequence(int(seed))
 
 
+def random_generator(rng: Any) -> np.random.Generator:
+    """`rng` itself, or the generator of a seed."""
+    if isinstance(rng, np.random.Generator):
+        return rng
+    rng = int(rng) if isinstance(rng, np.integer) else rng
+    if isinstance(rng, (int, np.random.SeedSequence)):
+        return np.random.default_rng(seed_sequence(rng))
+    raise InvalidInput(
+        f"rng has type {type(rng).__name__}; pass numpy.random.default_rng(seed), or a seed."
+    )
+
+
 def child_seed(root: np.random.SeedSequence, key: int) -> np.random.SeedSequence:
     """The child of `root` with this key; unlike `spawn` it leaves no trace in `root`."""
     return np.random.SeedSequence(

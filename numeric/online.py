@@ -13,6 +13,7 @@ import numpy as np
 
 from icltheory.errors import InvalidInput, OutOfDomain
 from numeric.arrays import finite, positive
+from numeric.decoding_display import Shown
 from numeric.eigenbasis import checked_prompts
 from numeric.plot import Figure, Series
 
@@ -64,8 +65,8 @@ def online_weights(
     return out
 
 
-@dataclass(frozen=True)
-class ForgettingCurve:
+@dataclass(frozen=True, repr=False)
+class ForgettingCurve(Shown):
     """Mean squared error on the examples that a method was given, by their position.
 
     mean, standard_error: of [x_i.(w - w*)]^2, (n,) for i = 1, ..., n, or (K, n) for K columns.

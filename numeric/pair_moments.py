@@ -29,6 +29,7 @@ from scipy import special
 
 from icltheory.errors import OutOfDomain
 from numeric.arrays import finite
+from numeric.decoding_display import Shown
 from numeric.prompt_moments import checked_lengths
 
 LARGEST_SCALE = 60.0  # the grid of the two normalisers grows like its square
@@ -43,8 +44,8 @@ _RARE = 1e-10  # prompts with larger sums S than the bend of the map are that ra
 _BLOCK = 2**21  # float64 values of one block of the grid
 
 
-@dataclass(frozen=True, eq=False)
-class PairMoments:
+@dataclass(frozen=True, eq=False, repr=False)
+class PairMoments(Shown):
     """Moments of w = softmax(first * z), w~ = softmax(second * z), z ~ N(0, I_n); broadcast shapes."""
 
     prompt_length: Any

@@ -78,16 +78,11 @@ def _continuous(
     finish: Callable[[list[PromptAverage]], Any],
 ) -> Any:
     tree = seed_sequence(seed)
-    data = decoding_prompts(
-        problem.n,
-        problem.d,
-        size,
-        label_noise_var=problem.label_noise_var,
-        seed=child_seed(tree, 0),
-    )
+    drawn = {"label_noise_var": problem.label_noise_var, "seed": child_seed(tree, 0)}
     out: list[PromptAverage] = []
     options = {"partial": lambda: finish(out) if out else None, "unit": " prompts", "inner": True}
-    with progress_bar(len(choices) * size, 0, None, "simulated techniques", **options):
+    with progress_bar((len(choices) + 1) * size, 0, None, "simulated techniques", **options):
+        data = decoding_prompts(problem.n, problem.d, size, **drawn)
         for place, choice in enumerate(choices):
             own = child_seed(tree, place + 1)
             out.append(_simulated(problem, choice, data, own))

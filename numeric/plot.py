@@ -202,6 +202,8 @@ def draw(figure: Figure, ax: Any = None) -> Any:
     >>> ax.get_xscale(), ax.get_xlabel()
     ('log', 'prompt length n')
     """
+    if isinstance(ax, str):
+        raise InvalidInput(f"ax = {ax!r} is no matplotlib axes; a setting is given as x={ax!r}.")
     with styled():
         if ax is None:
             (ax,) = sheet()
@@ -225,7 +227,10 @@ def _draw_lines(ax: Any, lines: tuple[Series, ...]) -> list[Entry]:
         hue = color(line.color)
         style = dashes(seen[hue])
         seen[hue] += 1
-        (artist,) = ax.plot(line.x, line.y, color=hue, linestyle=style, label=line.label)
+        alone = "o" if len(line.x) == 1 else None  # a line of one point would not be seen
+        (artist,) = ax.plot(
+            line.x, line.y, color=hue, linestyle=style, marker=alone, label=line.label
+        )
         entries.append(Entry(line.label, line.color, artist, line.x, line.y))
     return entries
 

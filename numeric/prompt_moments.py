@@ -22,6 +22,7 @@ from scipy import special
 
 from icltheory.errors import InvalidInput, OutOfDomain
 from numeric.arrays import broadcast, finite, positive_integers
+from numeric.decoding_display import Shown
 
 LARGEST_LENGTH = 1e100  # beyond it E (sum p^2)^2 leaves the range of float64 under the integral
 LARGEST_SCALE = 200.0  # differences such as eta lose digits like scale^2
@@ -33,8 +34,8 @@ _REACH = 13.0  # standard deviations kept on each side of a (tilted) Gaussian
 _SHIFT = 345.0  # exp(_SHIFT) keeps E w^3 and E w^4 from underflowing at n = 1e100
 
 
-@dataclass(frozen=True, eq=False)
-class PromptMoments:
+@dataclass(frozen=True, eq=False, repr=False)
+class PromptMoments(Shown):
     """Moments of p = softmax(scale * xi), xi ~ N(0, I_n); all fields have the broadcast shape."""
 
     prompt_length: Any

@@ -14,13 +14,14 @@ import numpy as np
 
 from icltheory.errors import InvalidInput
 from numeric.arrays import integer, nonnegative, number
+from numeric.decoding_display import Shown
 from numeric.montecarlo import Seed, seed_sequence
 
 _BASES = ("per_prompt", "per_batch")
 
 
-@dataclass(frozen=True)
-class SolverPrompts:
+@dataclass(frozen=True, repr=False)
+class SolverPrompts(Shown):
     """Prompts with the coefficients behind them.
 
     features: X (B, N, d). labels: y (B, N), with noise. coefficients: w* (B, d).

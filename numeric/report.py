@@ -104,8 +104,9 @@ def _section(claim: Claim, outcome: Outcome) -> str:
 
 
 def _part(part: Part) -> str:
-    rejected = part.control_rejected
-    mark, control = ("ok", "rejected") if rejected else ("no", "not rejected")
+    rejecting, testable = part.control_rejections
+    mark, control = ("ok", "rejected") if part.control_rejected else ("no", "not rejected")
+    control += f" by {rejecting} of {testable} row" + "s" * (testable != 1)
     rows = part.comparison.rows
     table = f'<div class="scroll wide">{part.comparison.to_html()}</div>'
     if len(rows) > _SHORT and part.passed:

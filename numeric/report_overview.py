@@ -18,7 +18,7 @@ from numeric.findings import FINDINGS, Finding
 from numeric.mathml import prose_html
 
 _LEGEND = {
-    CONFIRMED: "every row agrees and every negative control is rejected",
+    CONFIRMED: "every row agrees and every negative control is rejected by a row or more",
     REFUTED: "at least one row deviates from its prediction",
     UNDECIDED: "nothing deviates, but a check had too little resolution to see a deviation",
     ERROR: "the experiment ended with an error",

@@ -26,7 +26,9 @@ from icltheory.symbols import d, noise_var, v
 from icltheory.task import LinearRegression, refuse_options
 from numeric.arrays import TaskArrays, finite, task_arrays
 from numeric.compile import Evaluator, compile
+from numeric.decoding_display import Shown
 from numeric.one_head import one_head_risk, optimal_head
+from numeric.progress import progress_bar
 from numeric.prompt_moments import checked_lengths
 from numeric.scenarios import concerns, scenario_optimum, scenario_risk
 from numeric.several_heads import Setting, best_head, best_pair, family_risk, given_heads_risk
@@ -37,8 +39,8 @@ _BASE = LinearRegression(dim=d, noise_var=noise_var)  # signal 1
 _TASKS = ("coef_mean",)
 
 
-@dataclass(frozen=True, eq=False)
-class OptimalRisk:
+@dataclass(frozen=True, eq=False, repr=False)
+class OptimalRisk(Shown):
     """Smallest risk at each prompt length and where it is attained (arrays like `prompt_length`)."""
 
     prompt_length: Any
@@ -142,8 +144,9 @@ def optimal_risk(
 
     The scales of one head are those of the global minimum over k on a search interval that extends
     until the risk rises, with relative errors below 1e-6 (1e-5 for a pair) unless the noise drowns
-    the signal (the risk is then flat in them); the risk's is below 1e-8. Errors as in
-    `exact_risk`. Source: derived here.
+    the signal (the risk is then flat in them); the risk's is below 1e-8. Ctrl-C in a search over several lengths
+    raises `Interrupted` with those finished, in increasing order. Errors as in `exact_risk`.
+    Source: derived here.
 
     >>> import icltheory as icl
     >>> task, pair = icl.LinearRegression(dim=5), icl.SoftmaxAttention(heads=2)
@@ -232,12 +235,32 @@ def _optimal_family(
     if attention.heads == 1 and not attention.include_query:
         found = optimal_head(arrays.dim, setting.noise, lengths)
     else:
-        search = best_head if attention.heads == 1 else best_pair
-        found = np.empty((3, *lengths.shape))
-        for n in np.unique(lengths):
-            found[:, lengths == n] = np.array(search(setting, float(n)))[:, None]
+        found = _searched(attention, setting, lengths, arrays.signal)
+    return _as_optimum(lengths, found, arrays.signal)
+
+
+def _searched(
+    attention: SoftmaxAttention, setting: Setting, lengths: np.ndarray, signal: float
+) -> np.ndarray:
+    """Rows risk, k and v of the base task at each length, by a search at every distinct one."""
+    search = best_head if attention.heads == 1 else best_pair
+    distinct, found = np.unique(lengths), []
+
+    def finished() -> OptimalRisk | None:
+        rows = np.array(found).T
+        return _as_optimum(distinct[: len(found)], rows, signal) if found else None
+
+    options = {"partial": finished, "unit": " lengths"}
+    with progress_bar(distinct.size, 0, None, "best heads", **options) as bar:
+        for n in distinct:
+            found.append(search(setting, float(n)))
+            bar.update()
+    return np.array(found).T[:, np.searchsorted(distinct, lengths)]
+
+
+def _as_optimum(lengths: np.ndarray, found: np.ndarray, signal: float) -> OptimalRisk:
     risk, k, value = (_plain(row) for row in found)
-    return OptimalRisk(_plain(lengths), arrays.signal * risk, k, value)
+    return OptimalRisk(_plain(lengths), signal * risk, k, value)
 
 
 def _signs(attention: SoftmaxAttention) -> tuple[int, ...]:

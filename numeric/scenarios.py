@@ -28,6 +28,7 @@ from icltheory.task import LinearRegression, refuse_options
 from icltheory.tight_prior import optimal_tight_prior_constant
 from numeric.arrays import SCENARIOS, TaskArrays, finite, task_arrays
 from numeric.compile import Evaluator, compile
+from numeric.decoding_display import Shown
 from numeric.one_head import QueryAverages
 from numeric.prompt_moments import checked_lengths
 
@@ -103,8 +104,8 @@ def scenario_optimum(
     return _plain(lengths), *(_plain(np.broadcast_to(x, lengths.shape)) for x in found)
 
 
-@dataclass(frozen=True)
-class TightPrior:
+@dataclass(frozen=True, repr=False)
+class TightPrior(Shown):
     """The best single head under a tight prior: n * risk, its t = k^2 and the share that it reads."""
 
     constant: float

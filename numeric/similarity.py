@@ -16,12 +16,13 @@ import numpy as np
 
 from icltheory.errors import InvalidInput
 from numeric.arrays import integer, positive_integers
+from numeric.decoding_display import Shown
 
 Window = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Similarity:
+@dataclass(frozen=True, repr=False)
+class Similarity(Shown):
     """Cosines a prompt, (B,), (B, Ka), (B, Kb) or (B, Ka, Kb), with what they were computed from.
 
     prefixes: the numbers of examples that were used. dtype: precision of the errors or weights.

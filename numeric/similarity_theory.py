@@ -18,8 +18,10 @@ import numpy as np
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.solvers import Solver
 from numeric.arrays import finite, integer
+from numeric.decoding_display import Shown
 from numeric.eigenbasis import PromptSpectra
 from numeric.montecarlo import Seed, seed_sequence
+from numeric.progress import progress_bar
 from numeric.solver_filters import solver_residuals
 from numeric.spectra import eigenvalue_batches, sizes, wishart_quadrature
 from numeric.spectral_risk import RARE, filter_values, stable_edge, step_counts
@@ -27,8 +29,8 @@ from numeric.spectral_risk import RARE, filter_values, stable_edge, step_counts
 _GROUPS = 20  # of samples, for the standard error of a ratio
 
 
-@dataclass(frozen=True)
-class ExpectedSimilarity:
+@dataclass(frozen=True, repr=False)
+class ExpectedSimilarity(Shown):
     """Similarities, (steps of the first, steps of the second) without the axes of single numbers.
 
     error: standard error where `sampled`, else that of the quadrature. The theory itself differs
@@ -130,14 +132,23 @@ def expected_similarity_of_weights(
     pair = _Pair.of(first, first_steps, second, second_steps, points, d)
     size = integer(samples, "samples", 2)
     means, variances = [], []
-    for _, one, two in pair.draws(size, seed):
-        if any(np.any(np.all(r == 1, axis=-1)) for r in (one, two)):
-            raise InvalidInput("weights 0 have no direction; pass steps that leave the zero start.")
-        cosines = _cosines(1 - one, 1 - two)
-        means.append(cosines.mean(axis=0))
-        variances.append(cosines.var(axis=0, ddof=1) / size)
-    error = np.sqrt(np.sum(variances, axis=0)) / pair.points
-    return pair.result(np.mean(means, axis=0), error, True)
+
+    def result() -> ExpectedSimilarity:
+        error = np.sqrt(np.sum(variances, axis=0)) / len(variances)
+        return pair.result(np.mean(means, axis=0), error, True)
+
+    options = {"partial": lambda: result() if variances else None, "unit": " prefixes"}
+    with progress_bar(pair.points, 0, None, "similarity", **options) as bar:
+        for _, one, two in pair.draws(size, seed):
+            if any(np.any(np.all(r == 1, axis=-1)) for r in (one, two)):
+                raise InvalidInput(
+                    "weights 0 have no direction; pass steps that leave the zero start."
+                )
+            cosines = _cosines(1 - one, 1 - two)
+            mean, variance = cosines.mean(axis=0), cosines.var(axis=0, ddof=1) / size
+            means, variances = [*means, mean], [*variances, variance]
+            bar.update()
+    return result()
 
 
 def _cosines(one: np.ndarray, two: np.ndarray) -> np.ndarray:
@@ -203,20 +214,23 @@ def _integrated_products(pair: _Pair) -> tuple[np.ndarray, ...]:
     top = min(stable_edge(solver) for solver in pair.solvers)
     edges = (top,) if np.isfinite(top) else ()
     own, other, mixed = 0.0, 0.0, 0.0
-    for n in range(1, pair.points + 1):
-        rule = wishart_quadrature(n, pair.dim, edges, 1)
-        seen = rule.restricted(0.0, top)
-        if (unstable := rule.weights.sum() - seen.weights.sum()) > RARE:
-            raise OutOfDomain(
-                f"a solver is unstable on {unstable:.3g} eigenvalues a prompt at n = {n}; lower its "
-                f"step, or use a rule of the prompt's spectrum."
+    with progress_bar(pair.points, 0, None, "similarity", unit=" prefixes") as bar:
+        for n in range(1, pair.points + 1):
+            rule = wishart_quadrature(n, pair.dim, edges, 1)
+            seen = rule.restricted(0.0, top)
+            if (unstable := rule.weights.sum() - seen.weights.sum()) > RARE:
+                raise OutOfDomain(
+                    f"a solver is unstable on {unstable:.3g} eigenvalues a prompt at n = {n}; lower "
+                    f"its step, or use a rule of the prompt's spectrum."
+                )
+            one, two = (
+                filter_values(s, c, seen.values)
+                for s, c in zip(pair.solvers, pair.counts, strict=True)
             )
-        one, two = (
-            filter_values(s, c, seen.values) for s, c in zip(pair.solvers, pair.counts, strict=True)
-        )
-        own = own + seen.sum(one**2) + rule.null
-        other = other + seen.sum(two**2) + rule.null
-        mixed = mixed + (one * seen.weights) @ two.T + rule.null
+            own = own + seen.sum(one**2) + rule.null
+            other = other + seen.sum(two**2) + rule.null
+            mixed = mixed + (one * seen.weights) @ two.T + rule.null
+            bar.update()
     return tuple(np.asarray(x)[None] for x in (own, other, mixed))
 
 
@@ -225,11 +239,13 @@ def _sampled_products(pair: _Pair, samples: Any, seed: Seed) -> tuple[np.ndarray
     size = integer(samples, "samples", _GROUPS)
     size -= size % _GROUPS
     own, other, mixed = 0.0, 0.0, 0.0
-    for n, one, two in pair.draws(size, seed):
-        null = max(pair.dim - n, 0)
-        one, two = (x.reshape(_GROUPS, -1, *x.shape[1:]) for x in (one, two))
-        share = size // _GROUPS
-        own = own + np.einsum("gbsi,gbsi->gs", one, one) / share + null
-        other = other + np.einsum("gbti,gbti->gt", two, two) / share + null
-        mixed = mixed + np.einsum("gbsi,gbti->gst", one, two, optimize=True) / share + null
+    with progress_bar(pair.points, 0, None, "similarity", unit=" prefixes") as bar:
+        for n, one, two in pair.draws(size, seed):
+            null = max(pair.dim - n, 0)
+            one, two = (x.reshape(_GROUPS, -1, *x.shape[1:]) for x in (one, two))
+            share = size // _GROUPS
+            own = own + np.einsum("gbsi,gbsi->gs", one, one) / share + null
+            other = other + np.einsum("gbti,gbti->gt", two, two) / share + null
+            mixed = mixed + np.einsum("gbsi,gbti->gst", one, two, optimize=True) / share + null
+            bar.update()
     return np.asarray(own), np.asarray(other), np.asarray(mixed)

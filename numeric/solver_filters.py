@@ -287,7 +287,7 @@ def conditional_risk(
     solver: Solver,
     steps: Any = 0,
     *,
-    covariance: Any = None,
+    cov: Any = None,
     noise_var: float = 0.0,
 ) -> np.ndarray:
     """Risk of a spectral solver given the examples' features, averaged over all else, (B, P, K).
@@ -296,7 +296,7 @@ def conditional_risk(
     tr(r Sigma r)/d + noise_var tr(q^2 S Sigma). Its mean over prompts is the expected risk; with far
     less scatter than errors on single queries it also tells the first step below an accuracy.
 
-    covariance: Sigma, (d, d) or (B, d, d); `None` is the identity. Errors: as in `solver_residuals`.
+    cov: Sigma, (d, d) or (B, d, d); `None` is the identity. Errors: as in `solver_residuals`.
     Source: derived here.
 
     >>> import icltheory as icl
@@ -308,8 +308,8 @@ def conditional_risk(
     noise = nonnegative(noise_var, "noise_var")
     residual = solver_residuals(spectra, solver, steps)
     share = np.ones_like(spectra.values)
-    if covariance is not None:
-        covariance = query_covariance(covariance, len(spectra.values), spectra.dim)
+    if cov is not None:
+        covariance = query_covariance(cov, len(spectra.values), spectra.dim)
         share = np.einsum("bpij,bpij->bpj", np.matmul(covariance, spectra.vectors), spectra.vectors)
     risk = np.einsum("bpkd,bpd->bpk", residual**2, share) / spectra.dim
     if noise:

@@ -19,6 +19,7 @@ from icltheory.errors import InvalidInput
 from icltheory.online_descent import OnlineGradientDescent
 from icltheory.solvers import GradientFlow, Solver
 from numeric.arrays import finite, positive_integers
+from numeric.decoding_display import Shown
 from numeric.eigenbasis import (
     PromptSpectra,
     checked_dtype,
@@ -27,6 +28,7 @@ from numeric.eigenbasis import (
     query_covariance,
 )
 from numeric.online import online_weights
+from numeric.progress import progress_bar
 from numeric.solver_filters import coordinates, require_convergence
 
 _LARGEST = 2**32  # bytes of weights that are returned at once
@@ -36,8 +38,8 @@ Method = Solver | OnlineGradientDescent
 Column = tuple[Method, float | None]
 
 
-@dataclass(frozen=True)
-class _Columns:
+@dataclass(frozen=True, repr=False)
+class _Columns(Shown):
     """What stands in the columns of a result: a solver after a number of steps (None if direct)."""
 
     columns: tuple[Column, ...]
@@ -62,7 +64,7 @@ class _Columns:
         return np.array([np.nan if step is None else step for step in numbers])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PrefixRisk(_Columns):
     """Mean squared error of every solver and step on every prefix, with its standard error, (P, K)."""
 
@@ -81,7 +83,7 @@ class PrefixRisk(_Columns):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SolverRun(_Columns):
     """Weights of every solver and step on every prefix.
 
@@ -96,10 +98,10 @@ class SolverRun(_Columns):
         """The weights of one solver, (B, P, steps, d), a view."""
         return self.weights[:, :, self.positions(solver)]
 
-    def risk(self, coefficients: Any, covariance: Any = None) -> PrefixRisk:
+    def risk(self, coefficients: Any, cov: Any = None) -> PrefixRisk:
         """E (w_hat.x - w*.x)^2 of a fresh query at every prefix, averaged over the prompts.
 
-        coefficients: w* of every prompt, (B, d). covariance: of the query, (d, d) or (B, d, d);
+        coefficients: w* of every prompt, (B, d). cov: covariance of the query, (d, d) or (B, d, d);
         `None` is the identity. The query is averaged exactly, which leaves less scatter than the
         errors on single examples. Errors: `InvalidInput`.
 
@@ -118,15 +120,11 @@ class SolverRun(_Columns):
                 f"coefficients have shape {target.shape}; pass (B, d) = ({prompts}, {dim})."
             )
         gap = self.weights - target[:, None, None, :]
-        seen = (
-            gap
-            if covariance is None
-            else np.matmul(gap, query_covariance(covariance, prompts, dim))
-        )
+        seen = gap if cov is None else np.matmul(gap, query_covariance(cov, prompts, dim))
         return _averaged(self, np.einsum("bpkd,bpkd->bpk", seen, gap))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SolverErrors(_Columns):
     """Errors w_hat.x_{n+1} - y_{n+1} of every solver and step on every prefix, (B, P, K)."""
 
@@ -181,7 +179,8 @@ def run_solvers(
     spectra: `numeric.prompt_spectra` of the same prompts and prefixes, to be used again.
 
     On an empty prefix, and in the null space of any prefix, the weights are w0. A prefix whose
-    examples repeat has the minimum-norm solution. Errors: `OutOfDomain` if a step size lies outside
+    examples repeat has the minimum-norm solution. Ctrl-C raises `Interrupted` with the prompts that
+    are finished in `partial`. Errors: `OutOfDomain` if a step size lies outside
     the stable range on a prompt; `InvalidInput` for shapes and symbols. Source: derived here.
 
     >>> import icltheory as icl
@@ -202,11 +201,21 @@ def run_solvers(
             f"the weights of {len(X)} prompts, {len(counts)} prefixes and {len(columns)} steps take "
             f"{size / 2**30:.3g} GiB; pass fewer, or use solver_errors, which does not keep them."
         )
-    spectra = _spectra(spectra, X, y, counts, dtype)
-    weights = np.empty((*spectra.values.shape[:2], len(columns), spectra.dim), spectra.values.dtype)
-    for part, z in _sweep(plan, spectra, X, y, w0):
-        np.matmul(z, np.swapaxes(spectra.vectors[part], 2, 3), out=weights[part])
-    return SolverRun(columns, spectra.prefixes, spectra.values.dtype, weights, spectra)
+    finished: list[SolverRun] = []
+
+    # Bars inside count too: every prompt is decomposed, then all solvers are run on it.
+    total = len(X) * (2 if spectra is None else 1)
+    options = {"partial": lambda: finished[-1] if finished else None, "inner": True}
+    with progress_bar(total, 0, None, "solvers", unit=" prompts", **options) as bar:
+        found = _spectra(spectra, X, y, counts, dtype)
+        weights = np.empty((*found.values.shape[:2], len(columns), found.dim), found.values.dtype)
+        for part, z in _sweep(plan, found, X, y, w0):
+            np.matmul(z, np.swapaxes(found.vectors[part], 2, 3), out=weights[part])
+            kept = slice(part.stop)
+            run = (found.prefixes, weights.dtype, weights[kept], found.restricted(kept))
+            finished[:] = [SolverRun(columns, *run)]
+            bar.update(part.stop - part.start)
+    return finished[-1]
 
 
 def solver_errors(
@@ -242,13 +251,20 @@ def solver_errors(
             f"{X.shape[1]}, the number of examples in a prompt."
         )
     plan, columns = _plan(solvers, steps)
-    spectra = _spectra(spectra, X, y, counts, dtype)
-    query = np.matmul(X[:, counts, None, :].astype(spectra.values.dtype), spectra.vectors)
-    errors = np.empty((*spectra.values.shape[:2], len(columns)), spectra.values.dtype)
-    for part, z in _sweep(plan, spectra, X, y, w0):
-        errors[part] = np.matmul(z, np.swapaxes(query[part], 2, 3))[..., 0]
-    errors -= y[:, counts, None]
-    return SolverErrors(columns, spectra.prefixes, spectra.values.dtype, errors)
+    finished: list[SolverErrors] = []
+    total = len(X) * (2 if spectra is None else 1)
+    options = {"partial": lambda: finished[-1] if finished else None, "inner": True}
+    with progress_bar(total, 0, None, "solvers", unit=" prompts", **options) as bar:
+        spectra = _spectra(spectra, X, y, counts, dtype)
+        query = np.matmul(X[:, counts, None, :].astype(spectra.values.dtype), spectra.vectors)
+        errors = np.empty((*spectra.values.shape[:2], len(columns)), spectra.values.dtype)
+        for part, z in _sweep(plan, spectra, X, y, w0):
+            errors[part] = np.matmul(z, np.swapaxes(query[part], 2, 3))[..., 0]
+            errors[part] -= y[part, counts, None]
+            run = (spectra.prefixes, errors.dtype, errors[: part.stop])
+            finished[:] = [SolverErrors(columns, *run)]
+            bar.update(part.stop - part.start)
+    return finished[-1]
 
 
 def _sweep(

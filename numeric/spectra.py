@@ -22,6 +22,7 @@ import numpy as np
 
 from icltheory.errors import InvalidInput, OutOfDomain
 from numeric.arrays import finite, integer, number, positive
+from numeric.decoding_display import Shown
 from numeric.montecarlo import Seed, seed_sequence
 
 LARGEST = 200  # min(n, d): beyond it the Laguerre functions underflow where others matter
@@ -37,8 +38,8 @@ _BLOCK = 2**24  # bytes of bidiagonal matrices at a time
 Function = Callable[[np.ndarray], Any]
 
 
-@dataclass(frozen=True)
-class SpectralAverage:
+@dataclass(frozen=True, repr=False)
+class SpectralAverage(Shown):
     """E sum_i f(lambda_i) with a bound on the quadrature's error; `float(...)` is the value.
 
     Both have the shape of f's leading axes.

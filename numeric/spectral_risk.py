@@ -25,6 +25,7 @@ from icltheory.laws.wishart import covariance_square
 from icltheory.solvers import OrdinaryLeastSquares, PowerSolver, Solver
 from icltheory.symbols import lam, lam_max
 from numeric.arrays import integer, matrix_array, number, positive
+from numeric.decoding_display import Shown
 from numeric.eigenbasis import PromptSpectra
 from numeric.montecarlo import Seed, Streaming, seed_sequence
 from numeric.solver_filters import solver_residuals
@@ -42,8 +43,8 @@ _TOUCH = 1e-12
 _BATCH = 2**22  # floats of sampled features or filters at a time
 
 
-@dataclass(frozen=True)
-class SolverRisk:
+@dataclass(frozen=True, repr=False)
+class SolverRisk(Shown):
     """Expected risks at one or more numbers of steps (arrays like `steps`).
 
     value: the risk. error: the quadrature's error, or the standard error of a sampled value.

@@ -23,12 +23,13 @@ from numeric.arrays import integer
 from numeric.binary_decoding import moments_up_to, noise_gains, require_numbers, start_value
 from numeric.binary_samplers import PriorNumbers, prior_numbers
 from numeric.contraction import rational_step
+from numeric.decoding_display import Shown
 
 _LARGEST_SQUARE = 20  # steps of E (tr A^t)^2: products of traces of total power 2t
 
 
-@dataclass(frozen=True)
-class StateMoments:
+@dataclass(frozen=True, repr=False)
+class StateMoments(Shown):
     """Mean and variance of u_j where w*_j is the lower and the higher value, exact at n and d."""
 
     low_mean: float

@@ -12,6 +12,7 @@ import math
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import (
@@ -236,6 +237,11 @@ def crew_of(executor: Any, count: Any, points: int) -> Crew:
             "own number."
         )
     if executor is None or executor == "processes":
+        if getattr(sys.modules["__main__"], "__file__", None) == "<stdin>":
+            raise InvalidInput(
+                "what is typed into standard input cannot be found by other processes: put it into a "
+                "file, or pass executor='serial'."
+            )
         count = (os.cpu_count() or 1) if count is None else integer(count, "workers")
         return Processes(min(count, points))
     if isinstance(executor, str):

@@ -16,8 +16,9 @@ from icltheory.errors import InvalidInput
 from icltheory.laws.tokens import TokenLaw
 from numeric.array_law_base import ArrayLaw
 from numeric.arrays import finite, integer, positive_integers
+from numeric.decoding_display import Shown
 from numeric.laws import array_law
-from numeric.montecarlo import Seed, child_seed, seed_sequence, single_length
+from numeric.montecarlo import Seed, child_seed, random_generator, seed_sequence, single_length
 from numeric.progress import progress_bar
 
 _BUDGET = 2**22  # float64 values (32 MB) of one batch of prompts
@@ -26,8 +27,6 @@ _LARGEST_PROMPT = 2**30  # bytes for a single prompt, above which the request is
 
 def sample_tokens(law: TokenLaw, shape: int | tuple[int, ...], rng: Any) -> np.ndarray:
     """Independent tokens of the law, shape + (d,).
-
-    `rng` is a `numpy.random.Generator`, or a seed (integer >= 0, `SeedSequence`) to make one.
 
     >>> import icltheory as icl
     >>> z = sample_tokens(icl.Sphere(dim=3, radius=2), (4, 5), rng=0)
@@ -39,14 +38,11 @@ def sample_tokens(law: TokenLaw, shape: int | tuple[int, ...], rng: Any) -> np.n
     if sizes.ndim > 1:
         raise InvalidInput(f"shape = {shape!r} is no shape; pass an integer or a tuple of them.")
     lengths = tuple(int(x) for x in np.atleast_1d(sizes))
-    generator = (
-        rng if isinstance(rng, np.random.Generator) else np.random.default_rng(seed_sequence(rng))
-    )
-    return array.sample(generator, math.prod(lengths)).reshape(*lengths, array.dim)
+    return array.sample(random_generator(rng), math.prod(lengths)).reshape(*lengths, array.dim)
 
 
-@dataclass(frozen=True, eq=False)
-class OutputSample:
+@dataclass(frozen=True, eq=False, repr=False)
+class OutputSample(Shown):
     """Moments of simulated softmax averages T_n, each with its standard error.
 
     With one dual point the vectors have shape (d,); with two they have shape (2, d), u first, and

@@ -69,7 +69,8 @@ def validate(
     prompt_lengths: one length n or a sequence of them.
     attention: the layer that the model is held against, `model.attention` if it has one; otherwise
         every length gets three rows (one softmax head, two heads, linear attention), which show
-        the layer that the model behaves like; at most one of them can agree. Or a solver, such as
+        the layer that the model behaves like: two heads and linear attention are close in long
+        prompts, where both may agree. Or a solver, such as
         `icl.GradientDescent(0.01)` or `icl.Ridge(0.5)`, with its expected risk
         (`numeric.solver_risk`), for coefficients of covariance c I.
     steps: number of steps of a solver.
@@ -81,8 +82,8 @@ def validate(
     progress: as in `monte_carlo_risk`.
 
     Ctrl-C raises `Interrupted`: its `partial` has the rows of what was measured until then, the
-    length under way included. Errors: `InvalidInput` if the model fails, or returns another shape or
-    NaN.
+    length under way included. Errors: `InvalidInput` if the model fails, returns another shape or
+    NaN, or is not deterministic, as with dropout that is still on.
 
     >>> import icltheory as icl
     >>> def gradient_step(X, y, query):
@@ -179,10 +180,16 @@ def measure_risk(
     arrays = task_arrays(task, SCENARIOS)
     n = single_length(prompt_length)
     call = array_caller(model)
+    checked = False
 
     def draw(rng: np.random.Generator, size: int) -> np.ndarray:
+        nonlocal checked
         features, labels, query, target = sample_prompts(arrays, n, size, rng)
-        return (call(features, labels, query) - target) ** 2
+        errors = (call(features, labels, query) - target) ** 2
+        if not checked:
+            require_deterministic(call, features, labels, query)
+            checked = True
+        return errors
 
     floats = prompt_floats(arrays, n)
     options = {"progress": progress, "what": f"n = {n}"}
@@ -259,6 +266,17 @@ def array_caller(model: Model) -> Callable[..., np.ndarray]:
         return prediction
 
     return call
+
+
+def require_deterministic(call: Callable[..., np.ndarray], *prompt: np.ndarray) -> None:
+    """`InvalidInput` if a caller answers differently when asked again, on the first few prompts."""
+    few = [array[:4] for array in prompt]
+    first, second = call(*few), call(*few)
+    if (gap := np.abs(first - second).max()) > 1e-4 * np.abs(first).max() + 1e-6:
+        raise InvalidInput(
+            f"the model is not deterministic: its predictions differ by {gap:.3g} when it is "
+            f"called again with the same prompts; put it into evaluation mode (model.eval())."
+        )
 
 
 def _torch_caller(model: Any) -> Model:

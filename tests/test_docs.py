@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import icltheory as icl
@@ -20,6 +21,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 SHORT = {"icl": icl, "numeric": numeric, "finite": finite}
 PACKAGES = (icl, numeric, finite)
+SHORT_NAMES = {package: short for short, package in SHORT.items()}
 
 # The statements of the four studies, in the order of the page.
 ITEMS = {
@@ -258,14 +260,115 @@ def test_every_function_has_an_example():
     assert not without
 
 
+def parameters_of(package, name):
+    return inspect.signature(inspect.unwrap(getattr(package, name))).parameters
+
+
 def test_common_arguments_are_arguments():
-    used = {
-        p
-        for package, name in FUNCTIONS
-        for p in inspect.signature(inspect.unwrap(getattr(package, name))).parameters
-    }
+    used = {p for package, name in FUNCTIONS for p in parameters_of(package, name)}
     assert used >= COMMON
     assert all(row["Meaning"] for row in ARGUMENTS)
+
+
+def test_calls_in_which_a_name_is_something_else_have_it():
+    for row in ARGUMENTS:
+        for name in set(named(row["Otherwise"])) - {"numeric.chain_law"}:
+            argument = re.findall(r"`(\w+)`", row["Argument"])[0]
+            taken = inspect.signature(inspect.unwrap(resolve(name))).parameters
+            assert argument in taken or f"{argument}s" in taken, (argument, name)
+
+
+CHANNEL = numeric.decoding_channel(icl.NoisyDecoding(0.5, 0.1, 2), icl.SparseBits(3), 24, 12)
+TEST_TASK = icl.LinearRegression(dim=2)
+
+# Calls without and with None, for arguments whose default is another value.
+WITH_NONE = {
+    ("accept_reject_success", "threshold"): lambda **a: (
+        numeric.accept_reject_success(CHANNEL, icl.Logit(0.4), 3, 0.1, 0.1, draws=64, **a).value
+    ),
+    ("averaged_errors", "threshold"): lambda **a: (
+        numeric.averaged_errors(CHANNEL, 0.4, 3, **a).mean
+    ),
+    ("best_temperature", "threshold"): lambda **a: (
+        numeric.best_temperature(CHANNEL, 3, draws=64, **a).temperature
+    ),
+    ("greedy_errors", "threshold"): lambda **a: numeric.greedy_errors(CHANNEL, **a).mean,
+    ("majority_errors", "threshold"): lambda **a: (
+        numeric.majority_errors(CHANNEL, icl.Logit(0.4), 3, **a).mean
+    ),
+    ("pass_at_n", "threshold"): lambda **a: (
+        numeric.pass_at_n(CHANNEL, icl.Logit(0.4), 3, draws=64, **a).value
+    ),
+    ("sampled_errors", "threshold"): lambda **a: (
+        numeric.sampled_errors(CHANNEL, icl.Logit(0.4), **a).mean
+    ),
+    ("simulate_binary_decoding", "threshold"): lambda **a: (
+        numeric.simulate_binary_decoding(
+            icl.NoisyDecoding(0.5, 0.1, 2), icl.SparseBits(3), 24, 12, prompts=20, **a
+        ).greedy_bit.value
+    ),
+    ("simulate_prompt_selection", "threshold"): lambda **a: (
+        numeric.simulate_prompt_selection(
+            icl.NoisyDecoding(0.5, 0, 2),
+            icl.SparseBits(3),
+            24,
+            12,
+            icl.Logit(0.3),
+            2,
+            prompts=20,
+            **a,
+        ).bit.value
+    ),
+}
+
+
+def test_none_is_what_the_page_says():
+    """Where the page gives a meaning to None it is the default, or does what the default does."""
+    other = set()
+    for row in ARGUMENTS:
+        if "`None`" not in row["Meaning"]:
+            continue
+        (argument,) = re.findall(r"`(\w+)`", row["Argument"])
+        for package, name in FUNCTIONS:
+            p = parameters_of(package, name).get(argument)
+            elsewhere = f"`{SHORT_NAMES[package]}.{name}`" in row["Otherwise"]
+            if p is None or elsewhere or p.default in (None, inspect.Parameter.empty):
+                continue
+            other.add((name, argument))
+            call = WITH_NONE[name, argument]
+            assert np.array_equal(call(), call(**{argument: None})), (name, argument)
+    assert other == set(WITH_NONE)
+
+
+@pytest.mark.parametrize("seed", [[1, 2], np.random.SeedSequence(1), -1, 1.5])
+def test_models_and_trainings_refuse_seeds_that_are_no_integers(seed):
+    model, options = finite.SoftmaxAttention(2, 1), {"steps": 1, "progress": False}
+    for call in (
+        lambda: finite.SoftmaxAttention(2, 1, seed=seed),
+        lambda: finite.train(model, TEST_TASK, 4, seed=seed, **options),
+        lambda: finite.train_many([model], [(TEST_TASK, 4)], seeds=[seed], **options),
+        lambda: finite.train_decoder(
+            finite.LinearSelfAttention(2), TEST_TASK, 4, seed=seed, **options
+        ),
+        lambda: finite.check_model(finite.LSTM(2, 1, 8), seed=seed),
+        lambda: numeric.sweep(print, {"x": [1]}, seed=seed),
+    ):
+        with pytest.raises(InvalidInput, match="seed"):
+            call()
+
+
+def test_seeds_and_generators_are_taken_alike():
+    law, answers = icl.Sphere(dim=2), np.array([[True], [False]])
+    for rng in (3, np.random.SeedSequence(3)):
+        for call in (
+            lambda rng: numeric.sample_tokens(law, 4, rng),
+            lambda rng: numeric.sample_bits([0.5] * 9, 2, rng),
+            lambda rng: numeric.majority_vote(answers, rng),
+            lambda rng: numeric.plurality_vote(answers, rng),
+        ):
+            assert np.array_equal(call(rng), call(np.random.default_rng(3)))
+            with pytest.raises(InvalidInput, match="rng has type NoneType; pass"):
+                call(None)
 
 
 # -- the API reference ----------------------------------------------------------------------------

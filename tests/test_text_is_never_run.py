@@ -18,6 +18,8 @@ CALLS = {
     "expectation linear": lambda text: icl.gaussian_expectation(X, [X], cov=1, linear=[text]),
     "isotropic polynomial": lambda text: icl.isotropic_expectation(text, X, dim=3),
     "isotropic dim": lambda text: icl.isotropic_expectation(X, X, dim=text),
+    "formula": lambda text: icl.Formula("name", text),
+    "formula validity": lambda text: icl.Formula("name", X, text),
     "formula limit": lambda text: icl.isotropic_expectation(X, X, dim=icl.symbols.d).limit(
         icl.symbols.d, text
     ),

@@ -82,6 +82,7 @@ def wick_moment(polynomial: Any, x: Sequence[sp.Symbol], mean: Sequence[Any], co
     polynomial: polynomial in the symbols `x`, with any expressions as coefficients.
     x: the d symbols that stand for the coordinates (or for any jointly Gaussian linear forms).
     mean, cov: d expressions and d x d expressions (a covariance; not checked here).
+    Source: Isserlis' theorem, by Wick pairing.
 
     >>> a, b, r = sp.symbols("a b r")
     >>> wick_moment(a**2 * b**2, [a, b], [0, 0], [[1, r], [r, 1]])
@@ -100,6 +101,7 @@ def tilted_moment(
     """E p(x) exp(tilt.x) for x ~ N(mean, cov): the exponential is absorbed by tilting.
 
     `polynomial`: p, in the symbols `x`.
+    Source: derived here.
 
     >>> a, s = sp.symbols("a s", positive=True)
     >>> tilted_moment(a, [a], [0], [[s]], [1])
@@ -130,6 +132,7 @@ def gaussian_expectation(
     quadratic: M, in the forms of `cov`, symmetric; `None` is zero.
 
     The validity of the result is the finiteness condition: all eigenvalues of I - 2 cov M positive.
+    Source: derived here.
 
     >>> x, t = sp.symbols("x t", real=True)
     >>> f = gaussian_expectation(x**2, [x], cov=1, quadratic=t)
@@ -176,6 +179,7 @@ def isotropic_expectation(
     quadratic: the scalar c.
     forms, gram: one symbol a vector a_i, and the Gram matrix of expressions a_i.a_j.
     mean, linear: coefficients of m and b in the a_i: m = sum_i mean[i] a_i; `None` is zero.
+    Source: derived here.
 
     >>> r2, c = sp.symbols("r2 c")
     >>> dim = sp.Symbol("d", positive=True)

@@ -25,6 +25,7 @@ def inverse_wishart_moment(*powers: int, dim: Any = d, length: Any = n) -> sp.Ex
     """E prod_i tr S^{-p_i}, S = X'X with n standard Gaussian rows in dimension d.
 
     Finite for n > d + 2 p - 1 with p the sum of the powers; a rational function of n and d.
+    Source: derived here.
 
     >>> sp.factor(inverse_wishart_moment(1))
     -d/(d - n + 1)

@@ -1,4 +1,4 @@
-"""Two functions without poles, in which the laws on cubes and spheres are written.
+"""Two functions without poles, in which the laws on cubes and spheres are written, and Tricomi's.
 
 With k = sqrt(s), nu > -1 and I the modified Bessel function,
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import mpmath
 import sympy as sp
+from sympy.core.function import ArgumentIndexError
 
 
 class _Entire(sp.Function):
@@ -91,7 +92,7 @@ class bessel_quotient(_Entire):
 
     def fdiff(self, argindex: int = 2) -> Any:
         if argindex != 2:
-            raise sp.ArgumentIndexError(self, argindex)
+            raise ArgumentIndexError(self, argindex)
         nu, s = self.args
         return self * (bessel_quotient(nu + 1, s) - self) / 2
 
@@ -137,7 +138,7 @@ class log_bessel(_Entire):
 
     def fdiff(self, argindex: int = 2) -> Any:
         if argindex != 2:
-            raise sp.ArgumentIndexError(self, argindex)
+            raise ArgumentIndexError(self, argindex)
         return bessel_quotient(*self.args) / 2
 
     def _eval_rewrite_as_besseli(self, nu: Any, s: Any, **_: Any) -> Any:
@@ -156,3 +157,38 @@ class log_bessel(_Entire):
     @staticmethod
     def _elementary(k: Any) -> Any:
         return sp.log(sp.sinh(k) / k)
+
+
+class tricomi(sp.Function):
+    """Tricomi's U(a, b, z) = int_0^oo e^{-z s} s^{a-1} (1 + s)^{b-a-1} ds / Gamma(a).
+
+    >>> a, z = sp.symbols("a z")
+    >>> tricomi(a, 2, z).diff(z), tricomi(1, 1, 1).evalf(8)
+    (-a*tricomi(a + 1, 3, z), 0.59634736)
+    """
+
+    nargs = 3
+
+    def _eval_is_positive(self) -> bool | None:
+        return (self.args[0].is_positive and self.args[2].is_positive) or None
+
+    def _eval_evalf(self, prec: int) -> Any:
+        if not all(x.is_comparable for x in self.args):
+            return None
+        with mpmath.workprec(prec + 20):
+            value = mpmath.hyperu(*(x._to_mpmath(prec + 20) for x in self.args))
+        return sp.Float._new(value._mpf_, prec)
+
+    def fdiff(self, argindex: int = 3) -> Any:
+        if argindex != 3:
+            raise ArgumentIndexError(self, argindex)
+        a, b, z = self.args
+        return -a * tricomi(a + 1, b + 1, z)
+
+    def _latex(self, printer: Any, exp: str | None = None) -> str:
+        text = rf"U\left({', '.join(map(printer._print, self.args))}\right)"
+        return text if exp is None else rf"{{{text}}}^{{{exp}}}"
+
+    def _mpmathcode(self, printer: Any) -> str:
+        name = printer._module_format("mpmath.hyperu")
+        return f"{name}({', '.join(map(printer._print, self.args))})"

@@ -54,6 +54,7 @@ def softmax_expectation(polynomial: Any) -> sp.Expr:
     """E of a polynomial in `power_sum(k)` and `score_sum(k)`, as a combination of weight moments.
 
     Coefficients may contain any other symbols, among them the scale `s` of the scores.
+    Source: derived here.
 
     >>> q = score_sum(1)
     >>> sp.factor(softmax_expectation(q))

@@ -59,10 +59,15 @@ class Part:
         return Part(title, Comparison.from_rows(rows), control)
 
     @property
+    def control_rejections(self) -> tuple[int, int]:
+        """How many rows reject the changed prediction, of those that can be tested."""
+        rows = [row for row in self.comparison.scaled(self.control) if row.testable]
+        return sum(row.verdict == DEVIATES for row in rows), len(rows)
+
+    @property
     def control_rejected(self) -> bool:
         """True if the check rejects the changed prediction, in at least one row."""
-        rows = self.comparison.scaled(self.control).rows
-        return any(row.verdict == DEVIATES for row in rows)
+        return self.control_rejections[0] > 0
 
     @property
     def passed(self) -> bool:

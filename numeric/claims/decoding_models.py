@@ -32,7 +32,7 @@ from numeric.claims.decoder_experiments import (
     training_steps,
 )
 from numeric.claims.decoding import average_row, decoding_claim
-from numeric.claims.rows import curve, holds, points, separate
+from numeric.claims.rows import curve, holds, inside, points, separate
 from numeric.compare import Row, compare
 from numeric.contraction import contraction_moments
 from numeric.plot import Figure
@@ -256,11 +256,8 @@ def towards_rows(effort: Effort) -> tuple[list[Row], list[Row], list[Row]]:
         other = trained(decoder(3, form), task, n, effort, **options)
         ratio, error = PromptAverage(other.loss[-late:]).ratio(base)  # the same prompts
         row = {**setting, "trained on": f"the same chain, {FREE[form]}"}
-        if form == "blocks":
-            words = {**row, "quantity": "loss over that of the fixed layer"}
-            below.append(compare(words, 0.984, float(ratio), float(error), 0.005, required=0.03))
-        words = {**row, "quantity": f"below {most:g} of it: {float(ratio):.3f}"}
-        below.append(holds(words, float(ratio) + 5 * float(error) < most))
+        words = {**row, "quantity": "loss over that of the fixed layer"}
+        below.append(inside(words, float(ratio), float(error), high=most))
     return weights, risks, below
 
 

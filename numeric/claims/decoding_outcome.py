@@ -27,8 +27,8 @@ from numeric.claims.decoder_experiments import (
     training_steps,
 )
 from numeric.claims.decoding import average_row, decoding_claim
-from numeric.claims.rows import curve, holds, points, separate
-from numeric.compare import Row, compare
+from numeric.claims.rows import curve, holds, inside, points, separate
+from numeric.compare import Row
 from numeric.contraction import contraction_moments
 from numeric.plot import Figure
 
@@ -78,7 +78,8 @@ def scalar_rows(effort: Effort) -> Iterator[tuple[list[Row], list[Row]]]:
         yield rows, learned
 
 
-STATED = {"blocks": 0.952, "full": 0.865}  # of the risk with multiples of I at (16, 4, 3)
+# Shares of the risk with multiples of I at (16, 4, 3) that free matrices stay below.
+STATED = {"blocks": 0.98, "full": 0.9}
 
 
 def optimal_scalar(thoughts: int, n: int, d: int) -> Any:
@@ -89,8 +90,9 @@ def optimal_scalar(thoughts: int, n: int, d: int) -> Any:
     return finite.LinearSelfAttention(d, form="scalar").set_blocks(-step * factor, 1 / factor, -1)
 
 
-def free_rows(effort: Effort) -> Iterator[tuple[Row, ...]]:
-    """Free blocks and free matrices at (n, d, k) = (16, 4, 3): below the multiples of I."""
+def free_rows(effort: Effort) -> Iterator[tuple[float, float, tuple[Row, ...]]]:
+    """Free blocks and free matrices at (n, d, k) = (16, 4, 3): their risk over that of multiples of
+    I with its error, and rows that state it to be below."""
     n, d, thoughts = 16, 4, 3
     task = icl.LinearRegression(dim=d)
     prompts = fresh_prompts(task, n, 2 * effort.prompts)
@@ -105,18 +107,16 @@ def free_rows(effort: Effort) -> Iterator[tuple[Row, ...]]:
         angle = float(np.abs(np.linalg.eigvals(learned.state_step).imag).max())
         setting = {"trained": FREE[form], "thoughts": thoughts, "n": n, "d": d}
         row = {**setting, "quantity": "risk over the optimum of multiples of I"}
-        first = compare(row, stated, ratio, error, 0.02, required=0.08)
-        row = {**setting, "quantity": "at most that optimum"}
-        second = holds(row, ratio + 5 * error < 1)
+        first = inside(row, ratio, error, high=stated)
         if form == "blocks":
             words = f"-P R has complex eigenvalues, imaginary part {angle:.2f}"
-            third = holds({**setting, "quantity": words}, angle > 0.1)
+            second = holds({**setting, "quantity": words}, angle > 0.1)
         else:
             alone = squared_errors(model.reduced(), prompts, thoughts)
             words = "without the blocks by which thoughts attend to thoughts the risk is "
             words += f"{float(alone.ratio(base)[0]):.2f} of the optimum"
-            third = holds({**setting, "quantity": words}, float(alone.ratio(base)[0]) > 1)
-        yield first, second, third
+            second = holds({**setting, "quantity": words}, float(alone.ratio(base)[0]) > 1)
+        yield ratio, error, (first, second)
 
 
 def outcome_model(effort: Effort, progress: Progress) -> Result:
@@ -128,7 +128,7 @@ def outcome_model(effort: Effort, progress: Progress) -> Result:
             risks += some
             weights += others
         progress("free matrices", 0.5)
-        free = [row for rows in free_rows(effort) for row in rows]
+        free = list(free_rows(effort))
     n, d = 16, 4
     counts = np.arange(1, 6)
     lines = [
@@ -154,9 +154,9 @@ def outcome_model(effort: Effort, progress: Progress) -> Result:
         for color, scale in enumerate(("fixed", "free"))
     ]
     optimum = float(icl.outcome_risk(3, n, d))
-    for color, (form, row) in enumerate(zip(STATED, free[::3], strict=True), start=2):
-        error = (optimum * float(row.standard_error or 0),)
-        marks.append(curve(f"trained, {FREE[form]}", (3,), (optimum * row.estimate,), error, color))
+    for color, (form, (ratio, error, _)) in enumerate(zip(STATED, free, strict=True), start=2):
+        y, errors = (optimum * ratio,), (optimum * error,)
+        marks.append(curve(f"trained, {FREE[form]}", (3,), y, errors, color))
     figure = Figure(
         "Trained on the outcome",
         "thoughts k",
@@ -171,7 +171,7 @@ def outcome_model(effort: Effort, progress: Progress) -> Result:
     return (
         *separate("multiples of I: the risk", risks, 1.12),
         *separate("multiples of I: the weights", weights, 1.05),
-        *separate("freer layers", free, 1.05),
+        *separate("freer layers", (row for *_, rows in free for row in rows)),
     ), figure
 
 

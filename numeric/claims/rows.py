@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -41,6 +42,22 @@ def limit_row(
 def holds(setting: dict[str, Any], condition: bool) -> Row:
     """A statement that is true or false: 1 or 0 against 1, without error."""
     return compare(setting, 1.0, float(condition), ROUNDING)
+
+
+def inside(
+    setting: dict[str, Any],
+    value: float,
+    error: float,
+    low: float = -math.inf,
+    high: float = math.inf,
+) -> Row:
+    """That an estimate lies within bounds, and five standard errors from them; they are in the row."""
+    bounds = [f"above {low:g}"] if low > -math.inf else []
+    bounds += [f"below {high:g}"] if high < math.inf else []
+    words = f"{setting['quantity']}: {value:.4f} +- {error:.4f}, {' and '.join(bounds)}"
+    return holds(
+        {**setting, "quantity": words}, low < value - 5 * error and value + 5 * error < high
+    )
 
 
 def separate(title: str, rows: Iterable[Row], control: float = 1.03) -> tuple[Part, ...]:

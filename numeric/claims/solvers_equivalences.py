@@ -166,7 +166,7 @@ def conditioned(kappa: int, prompts: int) -> tuple[SolverPrompts, PromptSpectra]
 def first_steps(solver: Any, steps: Any, kappa: int, prompts: int) -> tuple[int, float]:
     """The first of the steps with mean risk below the accuracy, and its bootstrap standard error."""
     data, spectra = conditioned(kappa, prompts)
-    risk = conditional_risk(spectra, solver, steps, covariance=data.covariance)[:, 0]
+    risk = conditional_risk(spectra, solver, steps, cov=data.covariance)[:, 0]
     rng = np.random.default_rng(0)
     weights = rng.multinomial(prompts, np.full(prompts, 1 / prompts), 200) / prompts
     found = np.asarray(steps)[np.argmax(weights @ risk < ACCURACY, axis=1)]
@@ -184,7 +184,7 @@ def exact_conditioning_rows(effort: Effort) -> Iterator[Row]:
             (icl.IterativeNewton(2e-5), 0),
         ):
             exact = float(icl.solver_risk(solver, steps, LONG, DIM, cov=covariance(kappa)))
-            risk = conditional_risk(spectra, solver, [steps], covariance=data.covariance)[:, 0, 0]
+            risk = conditional_risk(spectra, solver, [steps], cov=data.covariance)[:, 0, 0]
             setting = {"kappa": kappa, "solver": solver.description, "steps": steps}
             yield estimate_row({**setting, "quantity": "risk"}, exact, mean_risk(risk))
 

@@ -17,7 +17,7 @@ from icltheory.symbols import trace
 from numeric.bayes import bayes_risk
 from numeric.best_step import BestMatch, best_match
 from numeric.claims.base import Effort, Part, Progress, Result, register
-from numeric.claims.rows import curve, holds
+from numeric.claims.rows import curve, holds, separate
 from numeric.claims.solvers import NEWTON, mean_risk, solver_claim
 from numeric.compare import Row, compare
 from numeric.eigenbasis import prompt_spectra
@@ -64,6 +64,22 @@ def below(setting: dict[str, Any], measured: Estimate, bound: float, name: str =
     return holds(
         {**setting, "quantity": words}, measured.value + 5 * measured.standard_error < bound
     )
+
+
+class RidgePredictor:
+    """The Bayes predictor, to be measured on the prompts of a model."""
+
+    def predict_all(self, X: Any, y: Any) -> Any:
+        """Predictions from the examples before each query, (B, N), of X (B, N, d) and y (B, N)."""
+        import torch
+
+        found = torch.zeros_like(y)
+        eye = PENALTY * torch.eye(X.shape[2], dtype=X.dtype)
+        for n in range(1, X.shape[1]):
+            past = X[:, :n].transpose(1, 2)
+            w = torch.linalg.solve(past @ X[:, :n] + eye, past @ y[:, :n, None])
+            found[:, n] = (X[:, n, None] @ w)[:, 0, 0]
+        return found
 
 
 # -- layers against steps --------------------------------------------------------------------------
@@ -114,10 +130,12 @@ def linear_rows(found: Any, effort: Effort) -> tuple[list[Row], Series]:
         assert newton.step_interval is not None
         width = (newton.step_interval[i, 1] - newton.step_interval[i, 0]) / _NINETY_FIVE
         error = math.hypot(spread(descent, i), spread(implied, place), width / 2, 0.5 / 12**0.5)
+        if 5 * error > expected / 2:
+            continue  # too few steps for these prompts to show a change of the exponent by half
         setting = {"layer": int(i) + 1, "newton steps": float(middles[i])}
         setting["quantity"] = "log2 of descent steps"
         rows.append(
-            compare(setting, expected, float(np.log2(descent.best[i])), error, required=0.7)
+            compare(setting, expected, float(np.log2(descent.best[i])), error, required=0.5)
         )
     moving = len(used) > 2 and np.ptp(middles[used]) > 0
     correlation = float(np.corrcoef(used, middles[used])[0, 1]) if moving else 0.0
@@ -227,12 +245,16 @@ def bayes_rows(model: Any, other: Any, effort: Effort) -> tuple[list[Row], Serie
     task = icl.LinearRegression(dim=DIM, noise_var=NOISE)
     lengths = np.arange(1, LENGTH + 1)
     best = bayes_risk(task, lengths)
-    squares, _ = errors_of(model, NOISE, effort.prompts // 5)
+    prompts = max(8_000, effort.prompts // 5)
+    squares, _ = errors_of(model, NOISE, prompts)
+    least, _ = errors_of(RidgePredictor(), NOISE, prompts)
     rows, values, errors = [], [], []
     for n, bayes in zip(lengths, best, strict=True):
         measured = mean_risk(squares[:, n])
-        ratio = Estimate(measured.value / bayes, measured.standard_error / bayes, measured.prompts)
-        rows.append(below({"n": int(n)}, ratio, 1.5, " of the Bayes risk"))
+        # The same prompts: most of the sampling noise is common to the model and the best predictor.
+        more = mean_risk(squares[:, n] - least[:, n])
+        ratio = Estimate(1 + more.value / bayes, more.standard_error / bayes, more.prompts)
+        rows.append(below({"n": int(n)}, ratio, 1.1, " of the Bayes risk"))
         values.append(measured.value)
         errors.append(measured.standard_error)
     squares, _ = errors_of(other, NOISE, effort.prompts // 20)
@@ -247,13 +269,15 @@ def filter_rows(found: Any) -> Iterator[Row]:
     gains, errors = found.filter.gain[-1], found.filter.standard_error[-1]
     for x, gain, error in zip(found.filter.eigenvalue, gains, errors, strict=True):
         setting = {"eigenvalue": round(float(x), 2), "quantity": "gain of the output"}
-        yield compare(setting, x / (x + PENALTY), gain, error, 0.08, required=0.9)
+        yield compare(setting, x / (x + PENALTY), gain, error, 0.08, required=0.5)
     match = found.match("ridge").weights
-    setting = {
-        "quantity": "1/penalty that is matched",
-        "similarity": round(match.best_similarity[-1], 4),
-    }
-    yield compare(setting, 1 / PENALTY, match.best[-1], 0.1 / PENALTY, required=0.6)
+    # The grid of penalties has ratio sqrt(2).
+    matched, step = float(match.best[-1]), 2**0.5
+    words = (
+        f"1/penalty that is matched: {matched:.4g}, the point of the grid next to {1 / PENALTY:g}"
+    )
+    setting = {"quantity": words, "similarity": round(match.best_similarity[-1], 4)}
+    yield holds(setting, step**-0.5 < matched * PENALTY < step**0.5)
 
 
 def noisy(effort: Effort, progress: Progress) -> Result:
@@ -267,7 +291,8 @@ def noisy(effort: Effort, progress: Progress) -> Result:
     bayes, measured = bayes_rows(model, other, effort)
     progress("effective filter", 0.6)
     task = icl.LinearRegression(dim=DIM, noise_var=NOISE)
-    found = finite.identify(model, task, LENGTH, prompts=prompts_of(effort), bootstrap=200)
+    prompts = max(1000, prompts_of(effort))  # gains at small eigenvalues need that many
+    found = finite.identify(model, task, LENGTH, prompts=prompts, bootstrap=200)
     lengths = np.arange(1, LENGTH + 1)
     lines = [curve("Bayes ridge", lengths, bayes_risk(task, lengths), (), 0)]
     for color, steps in enumerate((3, 6), start=1):
@@ -289,7 +314,7 @@ def noisy(effort: Effort, progress: Progress) -> Result:
     return (
         Part.of("ridge is the best filter, exact", exact, 1.2),
         Part.of("the model at every prompt length", bayes),
-        Part.of("its filter is that of the Bayes ridge", filter_rows(found), 2.0),
+        *separate("its filter is that of the Bayes ridge", filter_rows(found), 2.0),
     ), figure
 
 
@@ -312,7 +337,7 @@ register(
         id="solvers-noise",
         title="Noisy labels",
         statement="With label noise the best filter is ridge at penalty noise d; a Transformer trained on "
-        "such prompts has its risk within 1.5 times, and its filter.",
+        "such prompts has its risk within 1.1 times, and its filter.",
         formulas=lambda: (
             icl.solver_risk(icl.OrdinaryLeastSquares(), noise_var=icl.symbols.noise_var),
         ),

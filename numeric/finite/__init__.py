@@ -1,5 +1,9 @@
 """finite: PyTorch models of the specifications, their training, and saved weights."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+from icltheory.errors import unknown_name as _unknown_name
+from icltheory.named_calls import exported as _exported
 from numeric.finite.adapters import CallableModel as CallableModel
 from numeric.finite.adapters import EmbeddingModel as EmbeddingModel
 from numeric.finite.adapters import QueryModel as QueryModel
@@ -32,3 +36,12 @@ from numeric.finite.training import TrainingRun as TrainingRun
 from numeric.finite.training import train as train
 from numeric.finite.transformer import SequenceModel as SequenceModel
 from numeric.finite.transformer import Transformer as Transformer
+
+for _name, _value in list(globals().items()):
+    if not _name.startswith("_") and getattr(_value, "__module__", "").startswith("numeric.finite"):
+        globals()[_name] = _exported(_value)
+
+if not _TYPE_CHECKING:  # for which every name would exist
+
+    def __getattr__(name):
+        raise _unknown_name(__name__, name, globals())

@@ -115,8 +115,9 @@ class QueryModel(SequenceModel):
     ----------
     states: callable (X (B, n, dim), y (B, n), queries (B, T, dim)) -> the states that belong to the
         queries, (layers + 1, B, T, width) or a sequence of (B, T, width), the embedded input first;
-        n = 0 included (X of shape (B, 0, dim)). A query must not depend on the others. If it is a module, or a method of
-        one, the weights of that belong to this model.
+        n = 0 included (X of shape (B, 0, dim)). A query must not depend on the others. If it is a
+        module, or a method of one, the weights of that belong to this model; of a plain function
+        `finite.train` trains the read-out alone, and warns.
     readout: module (..., width) -> (..., 1) that acts on the last state.
     dim: feature dimension d.
     points: the most x tokens (examples and query), or None.
@@ -158,6 +159,11 @@ class QueryModel(SequenceModel):
         self.owner = owner if isinstance(owner, nn.Module) else None
         self.states, self.readout, self.dim = states, readout, count(dim, "dim")
         self.points = None if points is None else count(points, "points")
+
+    @property
+    def trains_readout_only(self) -> bool:
+        """Whether `states` is a plain function, whose weights are not among the parameters."""
+        return self.owner is None and not isinstance(self.states, nn.Module)
 
     def query_states(self, X: torch.Tensor, y: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
         """States at several queries after the same examples, (layers + 1, B, T, width)."""
@@ -284,7 +290,7 @@ def check_model(model: SequenceModel, points: int = 6, *, seed: int = 0) -> None
             f"or wrap yours in finite.EmbeddingModel, finite.QueryModel or finite.CallableModel."
         )
     number = integer(points, "points", 2)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(integer(seed, "seed", 0))
     X = torch.from_numpy(rng.standard_normal((2, number, model.dim)))
     y = torch.from_numpy(rng.standard_normal((2, number)))
     states = checked_states(model, X, y)

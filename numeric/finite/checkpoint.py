@@ -80,6 +80,15 @@ def load(path: str | os.PathLike[str], into: nn.Module | None = None) -> nn.Modu
     Raises `CheckpointError` for a missing, truncated or foreign file, for anything beyond weights,
     for another model than `into`, for wrong shapes and for weights that are not finite. `into` is
     unchanged then.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from numeric.finite import SoftmaxAttention
+    >>> model = SoftmaxAttention(dim=2, heads=1, seed=1)
+    >>> with TemporaryDirectory() as folder:
+    ...     path = save(model, Path(folder) / "head.pt")
+    ...     same = load(path)
+    >>> bool((same.state_dict()["A"] == model.state_dict()["A"]).all())
+    True
     """
     state = read(path)
     model = into if into is not None else _CLASSES[state["class"]](**state["config"])

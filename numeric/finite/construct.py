@@ -21,6 +21,7 @@ from torch import nn
 
 from icltheory.errors import InvalidInput
 from numeric.arrays import integer
+from numeric.decoding_display import Shown
 from numeric.finite.models import count, spread
 
 _STARTS = ("S", "I")
@@ -29,8 +30,8 @@ _SIGNS = ("corrected", "printed")
 Tokens = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class ReluLayer:
+@dataclass(frozen=True, eq=False, repr=False)
+class ReluLayer(Shown):
     """Heads of ReLU attention and a linear MLP, both added to the residual stream.
 
     name: what the layer does. query, key, value: (heads, width, width), acting on columns.

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from numeric.finite.models import count, generator_of, normal
+from numeric.finite.models import Configured, count, generator_of, normal
 from numeric.finite.transformer import SequenceModel, interleaved
 
 
-class LSTM(SequenceModel):
+class LSTM(Configured, SequenceModel):
     """Layers of LSTM cells on the tokens x_1, (y_1, 0, ...), x_2, ..., with a linear read-out.
 
     Parameters
@@ -65,7 +65,7 @@ class LSTM(SequenceModel):
         return self.readout(states)[..., 0]
 
 
-class LoopedLinearAttention(SequenceModel):
+class LoopedLinearAttention(Configured, SequenceModel):
     """One layer of linear attention, applied `loops` times to joint tokens of every prefix.
 
     The tokens (x_j, y_j) of the n examples before and the query token (x_q, 0) all move by

@@ -22,7 +22,7 @@ import torch
 from icltheory import checks
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
-from numeric.arrays import positive, positive_integers, task_arrays
+from numeric.arrays import integer, positive, task_arrays
 from numeric.finite.decoder import LinearSelfAttention
 from numeric.finite.models import count
 from numeric.finite.training import (
@@ -100,14 +100,14 @@ def train_decoder(
         )
     arrays = task_arrays(task, ("coef_mean",))
     fitting(model, task)
-    n = int(positive_integers(prompt_length, "prompt_length"))
+    n = integer(prompt_length, "prompt_length")
     t, eta = _chain(model, loss, thoughts, step_size)
     fixed = [name for name, p in model.named_parameters() if not p.requires_grad]
     rate = _RATES.get(optimizer) if learning_rate is None else learning_rate
     settings = {
         "task": str(task),
         "prompt_length": n,
-        "seed": int(positive_integers(seed, "seed", minimum=0)),
+        "seed": integer(seed, "seed", 0),
         **shared_settings(steps, batch_size, optimizer, rate, schedule, record_every),
         "loss": loss,
         "thoughts": t,

@@ -18,7 +18,7 @@ import icltheory as icl
 from icltheory.errors import InvalidInput
 from numeric.arrays import finite, number
 from numeric.decoding_display import Tabled, brief
-from numeric.finite.models import count, generator_of, normal, spread
+from numeric.finite.models import Configured, count, generator_of, normal, spread
 
 FORMS = ("full", "blocks", "scalar")
 # The start of the three blocks that act; from zero, training would not leave the saddle there.
@@ -69,7 +69,7 @@ class LearnedDescent(Tabled):
         return max(self.others.values())
 
 
-class DecoderWeights(nn.Module):
+class DecoderWeights(Configured):
     """The parameters of a `LinearSelfAttention`, whose arguments these are."""
 
     V: nn.Parameter
@@ -142,9 +142,6 @@ class DecoderWeights(nn.Module):
     def config(self) -> dict[str, Any]:
         """The arguments that determine the model."""
         return {"dim": self.dim, "thoughts": self.thoughts, "form": self.form}
-
-    def extra_repr(self) -> str:
-        return f"dim={self.dim}, thoughts={self.thoughts}, form={self.form!r}"
 
     @property
     def attention(self) -> icl.LinearAttention | None:

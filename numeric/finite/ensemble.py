@@ -11,8 +11,9 @@ from torch import nn
 
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
-from numeric.arrays import TaskArrays, positive_integers
+from numeric.arrays import TaskArrays, integer
 from numeric.finite.averaged import LabelAveragedRisk, coefficient_law
+from numeric.finite.threads import one_thread
 from numeric.finite.training import (
     DIVERGED,
     History,
@@ -84,8 +85,8 @@ def train_many(
         settings.append(
             {
                 "task": str(task),
-                "prompt_length": int(positive_integers(length, "prompt_length")),
-                "seed": int(positive_integers(seed, "seed", minimum=0)),
+                "prompt_length": integer(length, "prompt_length"),
+                "seed": integer(seed, "seeds", 0),
                 **shared,
                 "average_prompts": False,
                 "start": weights_digest(model),
@@ -97,9 +98,8 @@ def train_many(
         key = (type(model), config, shapes, settings[i]["prompt_length"])
         groups.setdefault(key, []).append(i)
     runs: dict[int, TrainingRun] = {}
-    with progress_bar(
-        shared["steps"] * len(groups), 0, progress, partial=lambda: runs or None
-    ) as bar:
+    shown = progress_bar(shared["steps"] * len(groups), 0, progress, partial=lambda: runs or None)
+    with one_thread(*models), shown as bar:
         for members in groups.values():
             _train_group(models, arrays, settings, members, bar, runs)
     return [runs[i] for i in range(len(models))]

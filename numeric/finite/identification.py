@@ -14,6 +14,7 @@ import numpy as np
 
 from icltheory.errors import InvalidInput
 from numeric.best_step import BestMatch
+from numeric.decoding_display import Shown
 from numeric.filter_estimate import EffectiveFilter
 from numeric.finite.verdict import Standing, Verdict
 from numeric.plot import Figure, Series, SideBySide, to_svg
@@ -23,8 +24,8 @@ from numeric.tables import html_table
 Rows = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
-@dataclass(frozen=True)
-class Layers:
+@dataclass(frozen=True, repr=False)
+class Layers(Shown):
     """What was measured on each of the L layers.
 
     risk, risk_error: mean of (prediction - theta.x)^2 on every prefix, (L, P), and its standard
@@ -58,8 +59,8 @@ class Layers:
         return len(self.risk)
 
 
-@dataclass(frozen=True)
-class FamilyMatch:
+@dataclass(frozen=True, repr=False)
+class FamilyMatch(Shown):
     """A family of solvers against all layers.
 
     variant: the rule or the fitted number (`fitted`, else None) that is nearest to the model. unit:
@@ -181,12 +182,14 @@ class Identification:
             (self._headline(), str(self.verdict), self.layer_table(), self.match_table())
         )
 
+    __repr__ = __str__
+
     def _headline(self) -> str:
         first, last = self.prefixes[0], self.prefixes[-1]
         lengths = f"{first}, ..., {last}" if last > first else f"{last}"
+        layers = f"{len(self.layers)} layer{'s' if len(self.layers) > 1 else ''}"
         return (
-            f"{self.model}: {len(self.layers)} layer(s) on {self.prompts} prompts, prefixes {lengths}; "
-            f"{self.readout}."
+            f"{self.model}: {layers} on {self.prompts} prompts, prefixes {lengths}; {self.readout}."
         )
 
     def _repr_html_(self) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
 from numeric.arrays import TaskArrays
 from numeric.finite.adapters import CallableModel, check_model, checked_states
@@ -23,7 +22,7 @@ from numeric.finite.solver_models import SolverModel
 from numeric.finite.transformer import SequenceModel
 from numeric.model_weights import fit_weights, induced_weights
 from numeric.montecarlo import Seed
-from numeric.validate import array_caller
+from numeric.validate import array_caller, require_deterministic
 
 _OWN = (SolverModel, LoopedLinearAttention, CallableModel)  # whose read-out is made for every layer
 _BUDGET = 2**26  # bytes of hidden states at once
@@ -135,13 +134,8 @@ class FunctionReader:
 
     def predictions(self, X: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """After every prefix, (1, B, P)."""
-        prompt = X[:4, : counts[-1]], y[:4, : counts[-1]], X[:4, counts[-1]]
-        first, second = self.call(*prompt), self.call(*prompt)
-        if (gap := np.abs(first - second).max()) > 1e-4 * np.abs(first).max() + 1e-6:
-            raise InvalidInput(
-                f"the model is not deterministic: its predictions differ by {gap:.3g} when it is "
-                f"called again with the same prompts; put it into evaluation mode."
-            )
+        n = counts[-1]
+        require_deterministic(self.call, X[:, :n], y[:, :n], X[:, n])
         return np.stack([self.call(X[:, :n], y[:, :n], X[:, n]) for n in counts], axis=1)[None]
 
     def weights(
@@ -153,5 +147,5 @@ class FunctionReader:
         seed: np.random.SeedSequence,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Induced weights (B, P, 1, d) and the held-out R^2 of the fits (1, P)."""
-        found = induced_weights(self.model, X, y, counts, covariance=arrays.feature_cov, seed=seed)
+        found = induced_weights(self.model, X, y, counts, cov=arrays.feature_cov, seed=seed)
         return found.weights[:, :, None], found.r_squared[None]

@@ -17,6 +17,7 @@ from torch import nn
 import icltheory as icl
 from icltheory.errors import InvalidInput
 from numeric.arrays import SCENARIOS, integer, positive, task_arrays
+from numeric.decoding_display import Shown
 
 _STARTS = ("opposite", "same", "random")
 _SCORES = ("matrix", "scalar")
@@ -25,8 +26,8 @@ _SCORES = ("matrix", "scalar")
 _VALUE = 4.0
 
 
-@dataclass(frozen=True, eq=False)
-class Learned:
+@dataclass(frozen=True, eq=False, repr=False)
+class Learned(Shown):
     """What a trained softmax layer learned, in the terms of the theory.
 
     score_scales: k_h = tr(A_h Sigma)/d, one a head. values: v_h. off_scalar: Frobenius norm of
@@ -41,7 +42,24 @@ class Learned:
     sum_value_scores: float
 
 
-class SoftmaxAttention(nn.Module):
+class Configured(nn.Module):
+    """A module that prints the arguments which determine it.
+
+    >>> SoftmaxAttention(3, heads=2)
+    SoftmaxAttention(dim=3, heads=2, merged=True)
+    """
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The arguments."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """`config` as keywords."""
+        return ", ".join(f"{name}={value!r}" for name, value in self.config.items())
+
+
+class SoftmaxAttention(Configured):
     """One layer of softmax attention with `heads` heads: full, rank-limited or scalar scores.
 
     Parameters
@@ -229,7 +247,7 @@ class SoftmaxAttention(nn.Module):
         return Learned(scales, values, off, float(values.sum()), float(values @ scales))
 
 
-class LinearAttention(nn.Module):
+class LinearAttention(Configured):
     """Linear attention (1/n) sum_i y_i x_q' A x_i with a full matrix `A` (dim, dim).
 
     `centered=True` subtracts the prompt means of x and y and divides by n - 1 (needs n >= 2).

@@ -17,6 +17,7 @@ import torch
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
 from numeric.arrays import SCENARIOS, TaskArrays, integer, positive, task_arrays
+from numeric.decoding_display import Shown
 from numeric.finite.adapters import check_model, checked_states
 from numeric.finite.transformer import SequenceModel
 from numeric.montecarlo import Seed, child_seed, seed_sequence
@@ -27,8 +28,8 @@ _PAIRS = 50  # (prompt, prefix) pairs a coefficient, at least
 _BUDGET = 2**26  # bytes of hidden states at once
 
 
-@dataclass(frozen=True, eq=False)
-class Readouts:
+@dataclass(frozen=True, eq=False, repr=False)
+class Readouts(Shown):
     """Read-outs of all layers; `model` is what they were fitted to.
 
     weights: (layers + 1, width + 1), float64; the last entry is the constant. Layer 0 is the input.

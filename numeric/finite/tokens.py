@@ -22,13 +22,13 @@ from torch import nn
 import icltheory as icl
 from icltheory.errors import InvalidInput
 from numeric.arrays import finite
-from numeric.finite.models import count, generator_of, normal, spread
+from numeric.finite.models import Configured, count, generator_of, normal, spread
 
 _KINDS = ("softmax", "linear")
 _STARTS = ("balanced", "random_psd", "small")
 
 
-class TokenAttention(nn.Module):
+class TokenAttention(Configured):
     """One attention head over joint tokens, with the blocks A, u, v, b.
 
     Parameters

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,12 @@ from numeric.arrays import (
     SCENARIOS,
     TaskArrays,
     integer,
-    positive_integers,
     task_arrays,
 )
 from numeric.finite.averaged import AveragedRisk, LabelAveragedRisk
 from numeric.finite.checkpoint import check_fits, read, save
 from numeric.finite.curriculum import Curriculum
+from numeric.finite.threads import one_thread
 from numeric.finite.training_run import WINDOW
 from numeric.finite.training_run import TrainingRun as TrainingRun
 from numeric.finite.training_settings import OPTIMIZERS, given_settings, shared_settings
@@ -125,7 +126,7 @@ def train(
     settings = {
         "task": str(task),
         "prompt_length": integer(prompt_length, "prompt_length"),
-        "seed": int(positive_integers(seed, "seed", minimum=0)),
+        "seed": integer(seed, "seed", 0),
         **shared_settings(steps, batch_size, optimizer, learning_rate, schedule, record_every),
         "average_prompts": bool(average_prompts),
         "start": weights_digest(model),
@@ -196,7 +197,8 @@ def train_on(
     def finished() -> TrainingRun | None:
         return history.run(0, settings) if history.loss else None
 
-    with progress_bar(settings["steps"], len(history.loss), progress, partial=finished) as bar:
+    shown = progress_bar(settings["steps"], len(history.loss), progress, partial=finished)
+    with one_thread(model), shown as bar:
         try:
             for done in descend(engine, losses, settings, history, limits, bar):
                 if done % every == 0:
@@ -311,6 +313,12 @@ def fitting(model: nn.Module, task: LinearRegression) -> TaskArrays:
         raise InvalidInput(f"{type(model).__name__} has no parameters to train.")
     if getattr(model, "dim", arrays.dim) != arrays.dim:
         raise InvalidInput(f"the task has dim = {arrays.dim}, the model {model.dim}.")
+    if getattr(model, "trains_readout_only", False):
+        warnings.warn(
+            "only the read-out is trained: `states` of this QueryModel is a plain function; pass the "
+            "module whose weights it uses, or a method of it.",
+            stacklevel=4,
+        )
     return arrays
 
 

@@ -76,3 +76,5 @@ class TrainingRun:
     def __str__(self) -> str:
         shown = ", ".join(f"{key}={value}" for key, value in self.settings.items())
         return f"{self._headline()} ({shown})"
+
+    __repr__ = __str__

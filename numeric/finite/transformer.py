@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from icltheory.errors import InvalidInput
-from numeric.finite.models import count, generator_of
+from numeric.finite.models import Configured, count, generator_of
 
 # Standard deviation of the positions at the start. That of a weight matrix is 1/sqrt(its inputs): with
 # GPT-2's 0.02 a model of width 64 stays for thousands of steps where it averages labels only.
@@ -85,7 +85,7 @@ def interleaved(X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return torch.stack([X, labels], dim=2).flatten(1, 2)[:, :-1]
 
 
-class Transformer(SequenceModel):
+class Transformer(Configured, SequenceModel):
     """GPT-2-style decoder for in-context regression.
 
     Parameters

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from numeric.decoding_display import Shown
 from numeric.montecarlo import Seed, seed_sequence
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 LEAST_SQUARES = "least squares"
 DESCENT = "gradient descent"
+_RIDGE, _NEWTON_ON_RIDGE = "ridge", "Newton on ridge"  # and what ends there
 _SIGMAS = 5.0
 _EQUAL = 1e-9  # similarities that differ by rounding
 _RUNS = 1e-4  # distance of a model that runs a solver, up to rounding and interpolation of the grid
@@ -34,8 +36,8 @@ _MEAN_STEP = (
 _LISTED = 3  # families that are left whose steps are told
 
 
-@dataclass(frozen=True)
-class Standing:
+@dataclass(frozen=True, repr=False)
+class Standing(Shown):
     """How families compare by one measure, "weights" or "errors".
 
     score: mean similarity of every family at its matched steps, (F,). best: index. gap, gap_error:
@@ -123,14 +125,14 @@ def verdict(
     the last have fitted read-outs; scalar: though their states are single numbers.
     """
     left, conflict = _left(standings)
-    order = sorted(np.flatnonzero(left).tolist(), key=lambda f: -standings[0].score[f])
+    order, ended = _order(left, matches, standings)
     names = [match.family for match in matches]
     found: tuple[str, ...] = tuple(names[f] for f in order)
     if layers.uninformative.all():
-        found, said = (), _nothing(layers, prefixes)
-        summary = (
-            said[:2] if len(said) > 1 else [*said, "Is it trained on this task, in eval mode?"]
-        )
+        scores = dict(zip(names, standings[0].score, strict=True))
+        descent = scores.get(DESCENT, 0.0) > layers.least_squares.max()
+        found, said = (), _nothing(layers, prefixes, descent)
+        summary = said[:2]
     elif not (layers.deciding & ~layers.converged).any():
         found = (LEAST_SQUARES,)
         said = [
@@ -158,6 +160,8 @@ def verdict(
             said.append(hints[-1])
         hints += _next(order, layers, matches, standings[0], conflict)
         summary.append(hints[0])
+        if ended:
+            said.append(f"{_NEWTON_ON_RIDGE} ends there, and is the same from enough steps on.")
         said += _excluded(left, names, standings)
         said += _left_out(layers)
         if len(layers) > 1 and not (layers.uninformative | layers.converged)[-1]:
@@ -238,20 +242,43 @@ def _left(standings: Sequence[Standing]) -> tuple[np.ndarray, bool]:
     return np.logical_or.reduce([s.left for s in standings]) if conflict else left, conflict
 
 
-def _nothing(layers: Layers, prefixes: np.ndarray) -> list[str]:
-    """That no layer is better than zero on average over the prefixes, and where one is."""
+def _order(
+    left: np.ndarray, matches: Sequence[FamilyMatch], standings: Sequence[Standing]
+) -> tuple[list[int], bool]:
+    """The families that are left, the nearest first, and whether one is omitted.
+
+    Newton on ridge is, where it is ridge by every measure: it has converged.
+    """
+    order = sorted(np.flatnonzero(left).tolist(), key=lambda f: -standings[0].score[f])
+    pair = {f for f in order if matches[f].family in (_RIDGE, _NEWTON_ON_RIDGE)}
+    ended = len(pair) == 2 and all(
+        s.best in pair and min(s.mutual[f] for f in pair) > 1 - _EQUAL for s in standings
+    )
+    if ended:
+        order = [f for f in order if matches[f].family != _NEWTON_ON_RIDGE]
+    return order, ended
+
+
+def _nothing(layers: Layers, prefixes: np.ndarray, descent: bool) -> list[str]:
+    """That no layer is better than zero on average over the prefixes, and where one is.
+
+    descent: whether gradient descent is nearer than least squares.
+    """
     better = layers.risk + _SIGMAS * layers.risk_error < layers.zero_risk
     if len(prefixes) == 1 or not better.any():
-        return ["No layer predicts better than zero: there is nothing to identify."]
+        return [
+            "No layer predicts better than zero: there is nothing to identify.",
+            "Is it trained on this task, in eval mode?",
+        ]
     at = int(np.flatnonzero(better.any(axis=0))[-1])
     i = int(np.argmin(np.where(better[:, at], layers.risk[:, at], np.inf)))
     n = prefixes[at]
-    return [
-        f"Not better than zero on average over prefixes {prefixes[0]} to {prefixes[-1]}, but not at "
-        f"n = {n}: there layer {i + 1} has the risk {layers.risk[i, at]:.3g} against "
-        f"{layers.zero_risk[at]:.3g}. Pass prefixes=[{n}], or others where it works.",
-        f"{_MEAN_STEP}.",
-    ]
+    said = (
+        f"No better than zero on average over prefixes {prefixes[0]} to {prefixes[-1]}, but better "
+        f"at n = {n}: there layer {i + 1} has the risk {layers.risk[i, at]:.3g}, "
+        f"predicting zero has {layers.zero_risk[at]:.3g}. Pass prefixes=[{n}], or others where it works."
+    )
+    return [said, f"{_MEAN_STEP}."] if descent else [said]
 
 
 def _distant(f: int, standings: Sequence[Standing]) -> bool:
@@ -268,8 +295,7 @@ def _could_iterate(layers: Layers) -> bool:
 
 def _output(layers: Layers, matches: Sequence[FamilyMatch], standings: Sequence[Standing]) -> str:
     """The last layer, which is the model's prediction, by itself."""
-    left, _ = _left(standings)
-    order = sorted(np.flatnonzero(left).tolist(), key=lambda f: -standings[0].score[f])
+    order, _ = _order(_left(standings)[0], matches, standings)
     match = matches[order[0]]
     last = np.array([len(layers) - 1])
     said = f"The output by itself is nearest to {match.family} ({shown(float(standings[0].score[order[0]]))}"

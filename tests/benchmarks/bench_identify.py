@@ -13,7 +13,7 @@ NOISE = {"clean": 0.0, "noisy": 0.25}
 
 @pytest.mark.parametrize("name", NOISE)
 def test_a_shipped_model(benchmark, name):
-    """Issue: under 60 s; held to processor time of one core, which other work does not change.
+    """Limit: under 60 s; held to processor time of one core, which other work does not change.
 
     All queries of a prompt go through the model at once; one by one, as measured on one prefix in the
     same run, they take several times as long.

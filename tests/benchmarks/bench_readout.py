@@ -11,7 +11,7 @@ PROMPTS, POINTS = 2000, 41
 
 
 def test_all_layers_of_twelve_at_width_256(benchmark):
-    """Issue: 13 read-outs from 2,000 prompts of 41 points in under 60 s on two cores.
+    """Limit: 13 read-outs from 2,000 prompts of 41 points in under 60 s on two cores.
 
     Held to 60 s of processor time of one core, which other work on the machine does not change.
     Nearly all of it is the forward pass of the model, which is timed in the same run.

@@ -111,7 +111,7 @@ def conjugate(gram, target, steps):
 
 
 def test_all_steps_from_one_eigendecomposition(benchmark):
-    """Issue: under 5 s, and at least 500 times faster than stepping each solver in a loop."""
+    """Held to: under 5 s, and at least 500 times faster than stepping each solver in a loop."""
     prompts, prefixes = [0, 1], [25, 40]
     factor = PROMPTS * len(PREFIXES) / (len(prompts) * len(prefixes))
 

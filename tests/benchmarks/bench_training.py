@@ -15,7 +15,7 @@ OPTIONS = {"steps": 60, "batch_size": 32, "progress": False}
 
 @pytest.fixture(autouse=True)
 def two_threads():
-    """As many as the issue's machine has cores; the number is restored."""
+    """As many as a small machine has cores; the number is restored."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -27,7 +27,7 @@ def models():
 
 
 def test_sixty_four_models_in_one_program(benchmark):
-    """Issue: at least 5 times the throughput of a loop, on two cores."""
+    """Held to: at least 5 times the throughput of a loop, on two cores."""
     one_by_one = models()
     start = time.perf_counter()
     for seed, model in enumerate(one_by_one):

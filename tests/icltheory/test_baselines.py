@@ -76,6 +76,16 @@ def test_bayes_expansion():
     assert sp.expand(three.subs(n, 1 / x) - direct) == 0
 
 
+def test_bayes_expansion_needs_a_long_prompt():
+    law = icl.bayes_risk_expansion(icl.LinearRegression(dim=5, noise_var=4))
+    with pytest.raises(icl.OutOfDomain, match="n = 5 is outside n > 14"):
+        law.subs(n=5)
+    assert law.subs(n=15).expr > 0
+    assert icl.bayes_risk_expansion(TASK).validity == (n > sp.Abs(d + 1 - d * noise_var))
+    assert icl.bayes_risk_expansion(icl.LinearRegression(dim=d)).validity == sp.true
+    assert icl.bayes_risk_expansion(icl.LinearRegression(dim=d)).expr == 0
+
+
 def test_bayes_expansion_of_other_tasks():
     # R times the base task at noise_var/R.
     task = icl.LinearRegression(dim=2, noise_var=3, feature_cov=[2, 1], coef_cov=[1, 2])

@@ -110,8 +110,8 @@ def test_moments_against_the_recursion():
     covariance, deviation = np.cov(loss, square)[0, 1], loss.std()
     predicted = {s.title: float(s.equation.rhs) for s in candidates.gaussian_risk(4).steps}
     assert square.mean() == pytest.approx(float(candidates.risk()), rel=0.01)
-    assert covariance == pytest.approx(predicted["covariance of loss and error"], rel=0.03)
-    assert deviation == pytest.approx(predicted["standard deviation of the loss"], rel=0.02)
+    assert covariance == pytest.approx(predicted["covariance Cov of loss and error"], rel=0.03)
+    assert deviation == pytest.approx(predicted["standard deviation sd of the loss"], rel=0.02)
     weight = np.exp(-0.7 * loss)
     tilted = float(candidates.tilted_risk().subs(tilt=0.7))
     assert np.average(square, weights=weight) == pytest.approx(tilted, rel=0.01)

@@ -181,6 +181,28 @@ def test_late_moments():
         icl.late_contraction(0.5, 0.6)
 
 
+def test_the_late_law_needs_its_next_term_small():
+    with pytest.raises(icl.OutOfDomain, match=r"steps = 1 is not above 541\.1"):
+        icl.late_contraction(0.9, steps=1)
+    with pytest.raises(icl.OutOfDomain, match="above 31"):
+        icl.late_contraction(1, 0.001, steps=3)
+    law = icl.late_contraction(0.9)
+    with pytest.raises(icl.OutOfDomain, match="outside steps > 4329/8"):
+        law.subs(steps=541)
+    assert law.subs(steps=542).validity == sp.true
+    # The bound is the relative size of the next term: law/value - 1 = bound/steps + O(1/steps^2).
+    for ratio in (R(1, 5), R(4)):
+        bound = icl.late_contraction(ratio).validity.rhs
+        part, floor = sp.Integer(400), sp.Max(0, 1 - 1 / ratio)
+        exact = icl.best_contraction(400, ratio).expr - floor
+        over = (icl.late_contraction(ratio, steps=part).expr - floor) / exact - 1
+        assert float(over * part / bound) == pytest.approx(1, abs=0.02)
+    # At gamma = 1 and a step below the best one the upper edge is exponentially small.
+    bound = float(icl.late_contraction(1, R(1, 4)).validity.rhs)
+    over = icl.late_contraction(1, R(1, 4), steps=200).expr / limit_beta(400, 1, R(1, 4)) - 1
+    assert float(over * 200 / bound) == pytest.approx(1, abs=0.02)
+
+
 # -- noise, lengths and splits -------------------------------------------------------------------
 
 

@@ -131,6 +131,11 @@ def test_formulas_with_steps_stay_hashable_and_travel():
     assert Formula("none", x).explain() == ""
 
 
+def test_sympy_prints_a_formula_as_the_formula_does():
+    assert sp.latex(CONSTANT) == CONSTANT.latex()
+    assert CONSTANT.latex() in sp.latex([CONSTANT])
+
+
 # -- evaluators ----------------------------------------------------------------------------------
 
 

@@ -119,6 +119,17 @@ def test_closed_forms():
     assert not same(pair.expr, (alpha * beta / (alpha + RHO**2 * beta)).subs(TAU, TAU * Q(21, 20)))
 
 
+def test_the_derivation_arrives_at_the_formula():
+    task = icl.LinearRegression(dim=5, local=(1, 2))
+    constant = icl.local_constant(task)
+    told = {str(s.equation.lhs): s.equation.rhs for s in constant.steps}
+    assert told["V"] == constant.expr
+    assert sp.expand(told["v"] ** 2 * told["W"] / told["V"] - 1) == 0
+    best = icl.optimal_loss_constant(task, icl.SoftmaxAttention(heads=1))
+    stationary = next(s for s in best.steps if s.title.endswith("a polynomial in g"))
+    assert stationary.equation.free_symbols == {g}
+
+
 def test_stationarity_is_the_quartic():
     a = 1 - 2 * g**2
     quartic = TAU * a * (TAU**2 * g**2 + A * a)

@@ -144,6 +144,61 @@ def test_formula_shows_validity_source_and_steps():
     assert abs(derivative.expr.subs(t, best.minimizer[t]).evalf(30)) < 1e-25
 
 
+def test_a_formula_is_a_name_and_an_expression():
+    x = sp.Symbol("x")
+    with pytest.raises(icl.InvalidInput, match=r"name = x.*not text"):
+        icl.Formula(x, "name")
+    with pytest.raises(icl.InvalidInput, match="never parsed"):
+        icl.Formula("name", "x**2")
+    with pytest.raises(icl.InvalidInput, match="never parsed"):
+        icl.Formula("name", x, "x < 1")
+    assert icl.Formula("name", 0.1).expr == sp.Rational(1, 10)
+
+
+def test_another_symbol_of_one_name_is_no_symbol_of_the_formula():
+    formula = icl.loss_constant(icl.LinearRegression(dim=5), icl.SoftmaxAttention(heads=1))
+    with pytest.raises(icl.InvalidInput, match=r"use icltheory.symbols.t, or the name 't'"):
+        formula.subs({sp.Symbol("t"): 0.1})
+    own = icl.Formula("own", sp.Symbol("x", positive=True))
+    with pytest.raises(icl.InvalidInput, match=r"another symbol called x .*: use the name 'x'"):
+        own.diff(sp.Symbol("x"))
+
+
+@pytest.mark.parametrize("dim", [5, d])
+def test_limits_are_taken_from_inside_the_validity(dim):
+    constant = icl.loss_constant(icl.LinearRegression(dim=dim), icl.SoftmaxAttention(heads=1))
+    assert constant.limit(t, 0.5) == sp.oo
+    assert constant.limit("t", 0) == sp.oo
+    quarter = sp.Rational(1, 4)
+    assert sp.expand(constant.limit(t, quarter) / constant.expr.subs(t, quarter)) == 1
+    for point in (sp.Rational(3, 4), sp.oo):
+        with pytest.raises(icl.OutOfDomain, match=f"t = {point} is outside t < 1/2"):
+            constant.limit(t, point)
+    with pytest.raises(icl.OutOfDomain, match="t = -1 is outside its domain > 0"):
+        constant.limit(t, -1)
+
+
+def test_limits_at_ends_from_above_and_below():
+    x, a = sp.Symbol("x", real=True), sp.Symbol("a", positive=True)
+    outside = sp.Or(x > 2, x < -2)
+    assert icl.Formula("above", 1 / (x - 2), outside).limit(x, 2) == sp.oo
+    assert icl.Formula("below", 1 / (x + 2), outside).limit(x, -2) == -sp.oo
+    assert icl.Formula("above", 1 / x).limit(x, 0) == sp.oo
+    assert icl.Formula("symbol", 1 / (a - x), x < a).limit(x, a) == sp.oo
+    root = icl.Formula("root", 1 / x, sp.sqrt(x) > 0)
+    assert root.limit(x, 0) == sp.oo
+    for formula, point in ((icl.Formula("symbol", 1 / (a - x), x < a), 2 * a), (root, -1)):
+        with pytest.raises(icl.OutOfDomain):
+            formula.limit(x, point)
+
+
+def test_an_undecided_limit_asks_for_numbers():
+    constant = icl.loss_constant(icl.LinearRegression(dim=d), icl.SoftmaxAttention(heads=1))
+    with pytest.raises(icl.InvalidInput, match=r"put numbers in for the other symbols first \(t\)"):
+        constant.limit(d, sp.oo)
+    assert constant.subs(t=0.1).limit(d, sp.oo) == sp.oo
+
+
 def test_import_is_light():
     code = (
         "import sys, icltheory; "
@@ -213,5 +268,7 @@ def test_names_are_loaded_when_asked_for_and_match_the_stub():
     # A module of the same name would take the place of the function once it is imported.
     modules = {path.stem for path in Path(icl.__file__).parent.glob("*.py")}
     assert not modules & set(icl._HOMES)
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
         _ = icl.nothing
+    with pytest.raises(AttributeError, match=r"'SoftMaxAttention'; meant SoftmaxAttention\?"):
+        _ = icl.SoftMaxAttention

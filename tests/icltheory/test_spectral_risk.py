@@ -280,6 +280,20 @@ def test_late_descent(length, count, leading, second):
     np.testing.assert_allclose(law, [leading, second], rtol=3e-6)
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_late_laws_need_many_steps(order):
+    with pytest.raises(icl.OutOfDomain, match="steps = 30 is too few"):
+        icl.late_solver_risk(icl.GradientDescent(0.01), 30, 20, 18, order=order)
+    law = icl.late_solver_risk(icl.GradientDescent(0.01), steps, 20, 18, order=order)
+    assert law.validity == (steps > sp.Rational(7415, 16))
+    with pytest.raises(icl.OutOfDomain, match="outside steps > 7415/16"):
+        law.subs(steps=463)
+    assert law.subs(steps=464).expr > 0
+    general = icl.late_solver_risk(icl.GradientDescent(ETA), steps, order=order)
+    assert general.condition == "(nu + 1)*(nu + 3)/(16*steps) + (2*m + nu - 1)/(8*eta*steps) < 1"
+    assert general.subs(n=20, d=18, eta=0.01).validity.subs(steps, 464) == sp.true
+
+
 def test_late_laws_as_printed():
     nu = 2
     a, m, most = sp.Rational(nu - 1, 2), sp.Integer(20), sp.Integer(22)

@@ -2,11 +2,14 @@
 
 import inspect
 import pickle
+import subprocess
+import sys
 
 import pytest
 
 import icltheory as icl
 import numeric
+import numeric.finite
 from icltheory.checks import named
 from icltheory.symbols import d, k
 
@@ -69,6 +72,51 @@ def test_the_function_is_still_itself():
     assert "Which decoding technique" in (numeric.plan.__doc__ or "")
     assert pickle.loads(pickle.dumps(numeric.exact_risk)) is numeric.exact_risk
     assert pickle.loads(pickle.dumps(TASK)) == TASK
+
+
+def exports():
+    for package in (icl, numeric, numeric.finite):
+        names = icl._HOMES if package is icl else vars(package)
+        for name in [x for x in names if not x.startswith("_")]:
+            value = getattr(package, name)
+            plain = inspect.isfunction(value) or (
+                inspect.isclass(value) and not issubclass(value, (BaseException, tuple))
+            )
+            if plain and value is not icl.TokenLaw:  # which no one makes
+                yield name, value
+
+
+def test_everything_exported_refuses_names_that_it_does_not_have():
+    seen = 0
+    for name, value in exports():
+        if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters(value)):
+            continue
+        with pytest.raises(icl.InvalidInput, match=f"{name} has no argument 'no_name'"):
+            value(no_name=1)
+        seen += 1
+    assert seen > 350
+
+
+def parameters(value):
+    return inspect.signature(value).parameters.values()
+
+
+def test_every_exported_function_can_be_pickled():
+    for _, value in exports():
+        assert pickle.loads(pickle.dumps(value)) is value
+    # By its name, so that a process that has not asked the package for it reads it too.
+    code = f"import pickle; print(pickle.loads({pickle.dumps(icl.head_floor)!r}).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "head_floor\n"
+
+
+def test_classes_of_one_base_answer_by_their_own_names():
+    with pytest.raises(
+        icl.InvalidInput, match=r"^Laplace has no argument 'd'; meant dim\? It takes"
+    ):
+        icl.Laplace(d=2)
+    with pytest.raises(icl.InvalidInput, match=r"^LinearSelfAttention has no argument 'd'"):
+        numeric.finite.LinearSelfAttention(d=2)
 
 
 def test_compiled_functions_take_names():

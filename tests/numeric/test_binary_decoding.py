@@ -274,7 +274,7 @@ def test_channels_are_checked():
         ),
         lambda: numeric.sample_bits([0.5], 2, None),  # type: ignore[arg-type]
         lambda: numeric.majority_vote(np.array([0.3, 0.4]), np.random.default_rng(0)),
-        lambda: numeric.plurality_vote(np.array([[True]]), 5),  # type: ignore[arg-type]
+        lambda: numeric.plurality_vote(np.array([[True]]), -5),
         lambda: numeric.bit_probability(icl.Round(), [0.1, 0.2], icl.Signs(), threshold=[1, 2, 3]),
         lambda: numeric.simulate_exhaustive_search(icl.Signs(), 3, 10**12, 0.1),
         lambda: numeric.exhaustive_error(icl.Signs(), 3, 10**12, 0.1),

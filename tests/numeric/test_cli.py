@@ -303,8 +303,9 @@ def test_reproduce_prints_a_table_and_writes_the_report(capsys, claims):
     assert re.fullmatch(r"2 claims confirmed, 4 rows, in \d+ s", lines[-2])
     assert lines[-1] == "report: reproduction/report.html"
     assert "Title of alpha" in Path("reproduction/report.html").read_text()
-    # Not a terminal: one plain line a finished claim.
+    # Not a terminal: a line at the start, and one plain line a finished claim.
     assert captured.err.splitlines() == [
+        "2 claims, usually 22 s",
         "alpha: confirmed, 2 of 2 rows, 0 s",
         "beta: confirmed, 2 of 2 rows, 0 s",
     ]
@@ -485,3 +486,21 @@ def test_ctrl_c_stops_the_workers_at_once_and_keeps_results(tmp_path):
         pid = int((out / f"{name}.pid").read_text())
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_claims_are_listed_with_their_usual_times(capsys):
+    lines = output(capsys, "reproduce", "--list", "--paper", "solvers").splitlines()
+    assert len(lines) == 9
+    assert lines[0].split()[0] == "solvers-rates"
+    assert all(re.search(r"\d (s|min)", line) for line in lines)
+
+
+def test_a_single_length_is_drawn(monkeypatch, tmp_path):
+    from numeric import plot
+
+    kept = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: kept.append(plot.draw(figure)))
+    command = ["predict", "--heads", "1", "--dim", "2", "--lengths", "20", "--out"]
+    assert cli.main([*command, str(tmp_path / "one.png")]) == 0
+    assert cli.main([*command[:6], "20,30", "--out", str(tmp_path / "two.png")]) == 0
+    assert [axes.lines[0].get_marker() for axes in kept] == ["o", "None"]

@@ -39,6 +39,8 @@ def verdict(*args, **kwargs):
         (1.0, 1.0, 0.0059, {}, "agrees"),
         (1.0, 1.0, 0.0061, {}, "poor resolution"),
         (1.0, 1.0, 0.0061, {"required": 0.05}, "agrees"),
+        (1.0, 1.0, 0.099, {"required": 0.5}, "agrees"),
+        (1.0, 1.0, 0.101, {"required": 0.5}, "poor resolution"),
         (1.0, 1.0, 0.003, {"required": 0.01}, "poor resolution"),
         # a deviation is a deviation at any resolution
         (1.0, 9.0, 0.5, {}, "deviates"),
@@ -300,6 +302,8 @@ def test_plot_into_given_axes_over_a_chosen_setting():
         (([], 1, 1, 1), {}, "setting has type list"),
         (({}, 1, 1, 1, -0.1), {}, "allowance = -0.1 must be a finite number"),
         (({}, 1, 1, 1), {"required": NAN}, "required = nan must be a finite number"),
+        (({}, 1, 1, 1), {"required": 0.51}, r"required = 0.51 is above 0.5: .* as a bound"),
+        (({}, 1, 1, 1, 0.6), {}, r"required = 0.63 is above 0.5: .* lower the allowance \(0.6\)"),
     ],
 )
 def test_bad_input(arguments, options, message):

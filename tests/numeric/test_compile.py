@@ -434,3 +434,148 @@ def test_a_symbol_called_like_a_function_is_not_called(backend):
     value = numeric.compile(formula, backend)(gamma=0.5)
     exact = float(sp.gamma(sp.Rational(7, 2)) / sp.gamma(sp.Rational(3, 2)) / 2 + sp.S.Half)
     assert abs(float(value) - exact) < 1e-14
+
+
+# -- functions that a backend lacks ----------------------------------------------------------------
+
+n, steps, eta, nu = icl.symbols.n, icl.symbols.steps, icl.symbols.eta, icl.symbols.nu
+DESCENT = icl.solver_risk_limit(icl.GradientDescent(eta / n), steps, 1)  # 2F1
+NEWTON = icl.solver_risk_limit(icl.IterativeNewton(1 / (16 * n**2)), steps, 1)  # 3F2
+FLOW = icl.solver_risk_limit(icl.GradientFlow(), icl.symbols.time / n, 1)  # Bessel functions
+KUMMER = Formula("Kummer's function", sp.hyper([(nu + 1) / 2], [sp.S.Half], -t))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "math"])
+@pytest.mark.parametrize(
+    ("formula", "points", "tolerance"),
+    [
+        (
+            icl.edge_cosine(),
+            [{"nu": a, "ratio": r} for a in (0, 3, 10) for r in (0.01, 1, 20)],
+            1e-13,
+        ),
+        (icl.edge_cosine(), [{"nu": a, "ratio": r} for a in (0, 3, 10) for r in (5, 8, 10)], 1e-6),
+        (DESCENT, [{"eta": e, "steps": s} for e in (0.05, 0.25, 0.5) for s in (1, 7, 300)], 1e-12),
+        (FLOW, [{"time": 0.01}, {"time": 30}], 1e-13),
+        (KUMMER, [{"nu": 2, "t": 0.01}, {"nu": 2, "t": 3}], 1e-13),
+    ],
+    ids=["edge", "edge where SciPy changes its method", "descent", "flow", "Kummer"],
+)
+def test_special_functions(formula, points, tolerance, backend):
+    compiled, exact = numeric.compile(formula, backend), numeric.compile(formula, "mpmath")
+    for point in points:
+        with mpmath.workdps(60):
+            value = float(exact(**point))
+        assert compiled(**point) == pytest.approx(value, rel=tolerance)
+    if backend == "numpy":
+        names = points[0]
+        together = compiled(**{name: [float(p[name]) for p in points] for name in names})
+        np.testing.assert_allclose(together, [compiled(**p) for p in points], rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("formula", "backends", "what"),
+    [
+        (icl.edge_cosine(), ["torch"], "gamma"),
+        (DESCENT, ["torch"], "hyper"),
+        (NEWTON, ["torch"], "hyper"),
+        (NEWTON, ["numpy", "math"], "the hypergeometric function 3F2"),
+        (FLOW, ["torch"], "besseli"),
+        (Formula("zeta", sp.zeta(1 + t)), ["numpy", "math"], "zeta"),
+    ],
+)
+def test_functions_that_a_backend_lacks_are_refused_when_compiled(formula, backends, what):
+    for backend in backends:
+        with pytest.raises(icl.InvalidInput, match=f"contains {what}, .*use backend='mpmath'"):
+            numeric.compile(formula, backend)
+    assert numeric.compile(formula, "mpmath") is not None
+
+
+def test_a_derivative_without_closed_form_is_refused():
+    compiled = numeric.compile(icl.edge_cosine())
+    step = 1e-5
+    slope = (compiled(nu=1, ratio=1 + step) - compiled(nu=1, ratio=1 - step)) / (2 * step)
+    assert compiled.gradient("ratio")(nu=1, ratio=1) == pytest.approx(slope, rel=1e-8)
+    with pytest.raises(icl.InvalidInput, match="derivative without a closed form"):
+        compiled.gradient("nu")
+
+
+def test_torch_takes_numbers_in_functions():
+    law = icl.late_contraction()
+    at = {"gamma": torch.tensor([0.5, 2.0], dtype=torch.float64), "steps": 40}
+    expected = [float(icl.late_contraction(g, steps=40).expr) for g in (0.5, 2)]
+    np.testing.assert_allclose(numeric.compile(law, "torch")(**at).numpy(), expected, rtol=1e-14)
+
+
+def test_functions_of_arrays_and_beyond_the_range_of_floats():
+    x = sp.Symbol("x", positive=True)
+    for function in (sp.gamma, sp.loggamma, sp.factorial, sp.erf, lambda y: sp.binomial(2 * y, y)):
+        formula = Formula("example", function(x))
+        values = numeric.compile(formula)(x=[0.5, 2.5])
+        exact = [
+            float(function(sp.Rational(1, 2)).evalf()),
+            float(function(sp.Rational(5, 2)).evalf()),
+        ]
+        np.testing.assert_allclose(values, exact, rtol=1e-14)
+    ratio = Formula("example", sp.gamma(x) / sp.gamma(x + sp.S.Half))
+    for backend in ("numpy", "math"):
+        with pytest.raises(icl.OutOfDomain, match="leaves the range of float64"):
+            numeric.compile(ratio, backend)(x=500)
+
+
+def test_roots_of_polynomials_are_numbers():
+    task = icl.LinearRegression(dim=5, local=(1, 1))
+    best = icl.optimal_loss_constant(task, icl.SoftmaxAttention(heads=1))
+    assert best.expr.has(sp.CRootOf)
+    for backend in ("numpy", "math", "mpmath", "torch"):
+        f = pickle.loads(pickle.dumps(numeric.compile(best, backend)))
+        assert float(f()) == pytest.approx(float(best), rel=1e-15)
+    with mpmath.workdps(60):
+        value = numeric.compile(best, "mpmath")()
+        assert abs(value - mpmath.mpf(str(best.expr.evalf(60)))) < mpmath.mpf(10) ** -58
+    x, root = sp.Symbol("x", positive=True), best.minimizer[t]
+    bounded = numeric.compile(Formula("example", x * root, validity=x > root))
+    assert bounded(x=2) == pytest.approx(2 * float(root), rel=1e-15)
+    with pytest.raises(icl.OutOfDomain):
+        bounded(x=float(root) * (1 - 1e-9))
+
+
+@pytest.mark.parametrize("backend", ["numpy", "math"])
+@pytest.mark.parametrize(
+    ("expr", "value"),
+    [(sp.sqrt, -1), (sp.cbrt, -1), (sp.log, 0), (lambda x: 1 / (x - 2), 2), (sp.acos, 2)],
+)
+def test_what_is_no_finite_number_is_not_called_too_large(backend, expr, value):
+    x = sp.Symbol("x")
+    formula = Formula("example", expr(x))
+    with pytest.raises(icl.OutOfDomain, match=f"is not a finite number at x = {value};"):
+        numeric.compile(formula, backend)(x=value)
+    assert np.isnan(numeric.compile(formula, backend, on_invalid="nan")(x=value))
+    large = numeric.compile(Formula("example", sp.exp(x) * expr(x)), backend)
+    if backend == "math" and expr is not sp.acos:
+        with pytest.raises(icl.OutOfDomain, match="leaves the range of float64 at x = 800"):
+            large(x=800)
+
+
+def test_mpmath_returns_no_infinity():
+    x = sp.Symbol("x")
+    for expr, value in ((sp.log(x), 0), (1 / x, 0), (sp.gamma(x), -1)):
+        with pytest.raises(icl.OutOfDomain, match="is not a finite number"):
+            numeric.compile(Formula("example", expr), "mpmath")(x=value)
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        (Formula("example", t + sp.Symbol("t")), "use icltheory.symbols.t in both places"),
+        (Formula("example", t, validity=sp.Symbol("t") < 1), "use icltheory.symbols.t"),
+        (
+            Formula("example", sp.Symbol("x") * sp.Symbol("x", real=True)),
+            "two symbols called x.*use the same one",
+        ),
+        (Formula("example", 2 * sp.Function("F")(t)), r"contains F\(t\), a function without"),
+    ],
+)
+def test_unclear_symbols_and_functions_are_refused(formula, message):
+    with pytest.raises(icl.InvalidInput, match=message):
+        numeric.compile(formula)

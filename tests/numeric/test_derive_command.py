@@ -60,6 +60,16 @@ def test_derived_python_gives_the_compiled_values(capsys, heads):
     assert 1.03 * value != pytest.approx(f(t=0.1), rel=1e-13, abs=0)
 
 
+def test_derived_python_has_numbers_for_roots(capsys):
+    options = ("--heads", "1", "--local", "1,1", "--dim", "5", "--noise-var", "0")
+    code = output(capsys, "derive", "optimal-loss-constant", *options, "--python")
+    scope: dict = {}
+    exec(code, scope)
+    task = icl.LinearRegression(dim=5, local=(1, 1))
+    best = icl.optimal_loss_constant(task, icl.SoftmaxAttention(heads=1))
+    assert scope["optimal_loss_constant"]() == pytest.approx(float(best), rel=1e-15)
+
+
 def test_numbers_are_read_exactly(capsys):
     text = output(
         capsys, "derive", "optimal-loss-constant", "--heads=2", "--dim=5", "--noise-var=1/3"
@@ -219,14 +229,17 @@ def test_the_list_has_every_name_with_a_line_of_documentation(capsys):
     assert titles == [f"{study}:" for study in STUDIES]
 
 
+LITERAL = "all prompts, also those on which the steps diverge"
+
+
 @pytest.mark.parametrize(
     ("line", "taken"),
     [
         ("head-constant", "scores = 1/4, values = 4"),
         ("limit-risk --scores 1/2", "attention = softmax"),
         ("optimal-values", "scores = k,-k"),
-        ("solver-risk", "solver = gradient-descent, steps = 1"),
-        ("noisy-chain-risk", "steps = 1, label-noise-var = 0"),
+        ("solver-risk", "solver = gradient-descent, steps = 1, " + LITERAL),
+        ("noisy-chain-risk", "steps = 1, label-noise-var = 0, " + LITERAL),
         ("product-head-constant", "features = rademacher"),
         ("small-pair-risk", "heads = 2"),
         ("bayes-risk-expansion", "order = 2"),

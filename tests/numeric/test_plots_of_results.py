@@ -74,6 +74,8 @@ def test_a_sweep_shows_one_result_over_one_setting():
     ):
         with pytest.raises(InvalidInput, match=message):
             result.plot(**options)
+    with pytest.raises(InvalidInput, match=r"ax = 'n' is no matplotlib axes; .* as x='n'"):
+        result.plot("n")
     with pytest.raises(InvalidInput, match="no result is a number"):
         sweep_of(lambda n, k: {"name": "a"}).plot()
     with pytest.raises(InvalidInput, match="no point has a result yet"):

@@ -175,7 +175,8 @@ def test_stopped_feedback_keeps_whole_prompts(monkeypatch):
 def test_a_stopped_confirmation_says_what_it_did_not_reach(monkeypatch):
     plan = numeric.plan(20, 10, 16, noise_std=0.3)
     whole = plan.confirm(200)
-    kept = interrupted(monkeypatch, 5, plan.confirm, 200).partial  # two updates a technique
+    # Two updates for the prompts, then two a technique.
+    kept = interrupted(monkeypatch, 7, plan.confirm, 200).partial
     assert kept.rows == whole.rows[:2]
     assert kept.left == tuple(x.technique for x in plan.ranked[2:])
     assert f"interrupted before {plan.ranked[2].technique}" in str(kept)
@@ -191,6 +192,103 @@ def test_stopped_four_heads_keep_the_lengths_that_are_done(monkeypatch):
     kept = interrupted(monkeypatch, 1, numeric.optimal_heads, task, heads, [6, 12]).partial
     assert kept.prompt_length.tolist() == [6]
     assert kept.risk[0] == numeric.optimal_heads(task, heads, 6).risk
+
+
+def test_a_stopped_search_keeps_the_lengths_that_are_done(monkeypatch):
+    best = (TASK, icl.SoftmaxAttention(heads=2))
+    kept = interrupted(monkeypatch, 2, numeric.optimal_risk, *best, [20, 5, 9, 5]).partial
+    whole = numeric.optimal_risk(*best, [5, 9])
+    for name in ("prompt_length", "risk", "score_scale", "value_scale"):
+        assert getattr(kept, name).tolist() == getattr(whole, name).tolist()
+
+
+def test_a_stopped_map_keeps_the_tasks_that_are_done(monkeypatch):
+    tasks = [
+        icl.LinearRegression(dim=2, coef_mean=mean, noise_var=0.1)
+        for mean in (None, [1, 0], [2, 0])
+    ]
+    heads = {"one": HEAD, "two": icl.SoftmaxAttention(heads=2)}
+    kept = interrupted(
+        monkeypatch, 1, numeric.architecture_map, tasks, [5, 9], [0, 1, 2], "mean", heads
+    ).partial
+    assert kept.names == ("one", "two")  # no prior mean so far
+    assert kept.risk.shape == (2, 1, 2)
+    assert kept.values.tolist() == [0]
+    assert kept.best.shape == (1, 2)
+    whole = numeric.architecture_map(tasks, [5, 9], [0, 1, 2], "mean", heads)
+    assert np.array_equal(whole.risk[:2, :1], kept.risk)
+    assert whole.names[2] == "prior alone"
+    assert "one, two" in repr(kept)
+
+
+def test_stopped_solvers_keep_whole_prompts(monkeypatch):
+    monkeypatch.setattr("numeric.solvers._CHUNK", 8 * 11 * 4 * 3 * 2)  # two prompts at a time
+    data = numeric.solver_prompts(3, 10, 7)
+    arguments = (data.features, data.labels, icl.GradientDescent(0.01), range(4))
+    # One update for the decompositions, which are counted twice, for themselves and for the whole.
+    kept = interrupted(monkeypatch, 4, numeric.run_solvers, *arguments).partial
+    whole = numeric.run_solvers(*arguments)
+    assert kept.weights.shape == (4, 11, 4, 3)
+    assert np.array_equal(kept.weights, whole.weights[:4])
+    assert np.array_equal(kept.spectra.values, whole.spectra.values[:4])
+    assert kept.risk(data.coefficients[:4]).value.shape == (11, 4)
+    errors = interrupted(monkeypatch, 3, numeric.solver_errors, *arguments).partial
+    assert np.array_equal(errors.errors, numeric.solver_errors(*arguments).errors[:2])
+    early = interrupted(monkeypatch, 1, numeric.run_solvers, *arguments)
+    assert early.partial is None
+    assert early.total == 14
+
+
+def test_decompositions_in_pieces_are_those_at_once(monkeypatch):
+    data = numeric.solver_prompts(3, 10, 7)
+    whole = numeric.prompt_spectra(data.features, data.labels)
+    monkeypatch.setattr("numeric.eigenbasis._CHUNK", 8 * 11 * 9 * 2)
+    parts = numeric.prompt_spectra(data.features, data.labels)
+    for name in ("values", "vectors", "moments"):
+        assert np.array_equal(getattr(whole, name), getattr(parts, name))
+    kept = interrupted(monkeypatch, 2, numeric.prompt_spectra, data.features, data.labels).partial
+    assert np.array_equal(kept.moments, whole.moments[:4])
+
+
+def test_a_stopped_similarity_is_that_of_fewer_prefixes(monkeypatch):
+    descent = icl.GradientDescent(0.01)
+
+    def similarity(points):
+        return numeric.expected_similarity_of_weights(
+            descent, 5, descent, [7, 9], points=points, d=3, samples=30
+        )
+
+    kept, short = interrupted(monkeypatch, 4, similarity, 9).partial, similarity(4)
+    assert np.array_equal(kept.value, short.value)
+    assert np.array_equal(kept.error, short.error)
+
+
+def test_stopped_prompts_are_the_first_ones(monkeypatch):
+    monkeypatch.setattr("numeric.chain_prompts._BLOCK", 8 * 20 * 10 * 3)
+    whole = numeric.decoding_prompts(20, 10, 10, seed=1)
+    kept = interrupted(monkeypatch, 2, numeric.decoding_prompts, 20, 10, 10, seed=1).partial
+    assert len(kept) == 6
+    assert np.array_equal(kept.eigenvalues, whole[:6].eigenvalues)
+
+
+def test_a_stopped_figure_keeps_lines_and_finished_points(monkeypatch):
+    options = {"samples": [1, 8], "prompts": 3000}
+    chain = icl.NoisyDecoding(0.5, 0.5, 3)
+    whole = numeric.risk_against_thoughts(chain, 100, 50, **options)
+    kept = interrupted(monkeypatch, 1, numeric.risk_against_thoughts, chain, 100, 50, **options)
+    assert 2 <= kept.done < kept.total == 3000
+    assert kept.partial.lines == whole.lines
+    assert len(kept.partial.points) == 2
+    assert f"simulated on {kept.done} prompts" in kept.partial.caption
+    plan = numeric.plan(20, 10, 16, noise_std=0.3)
+    stop = interrupted(monkeypatch, 1, numeric.risk_against_compute, plan, prompts=50)
+    assert stop.partial.points == ()
+    assert len(stop.partial.lines) == len(numeric.risk_against_compute(plan, budgets=()).lines)
+
+
+def test_a_stopped_audit_says_so(monkeypatch):
+    stop = interrupted(monkeypatch, 1, numeric.audit_table, "newton-neighbours", prompts=100)
+    assert (stop.partial, stop.what) == (None, "audit newton-neighbours")
 
 
 def test_stopped_random_plans_keep_the_finished_ones(monkeypatch):

@@ -1,5 +1,6 @@
 """The report: one page that is whole, loads nothing, and says what was found."""
 
+import math
 import re
 from dataclasses import replace
 from functools import partial
@@ -14,10 +15,13 @@ import test_runner as fakes
 import icltheory as icl
 from icltheory.errors import InvalidInput
 from icltheory.symbols import d, lam, noise_var, t
+from numeric.claims.base import Part
+from numeric.claims.rows import inside
 from numeric.claims.runner import Outcome, load_claims, run
+from numeric.compare import compare
 from numeric.findings import FINDINGS
 from numeric.mathml import formula_mathml, prose_html, prose_latex
-from numeric.report import build, claim_latex
+from numeric.report import _part, build, claim_latex
 from numeric.report_overview import overview
 
 VOID = {"meta", "br", "hr", "img", "link"}
@@ -120,8 +124,8 @@ def test_everything_asked_for_is_on_the_page(made, tmp_path):
         "icltheory reproduce --quick --claim first --fresh",
     ):
         assert piece in shown
-    assert shown.count("Negative control, predictions × 1.03: rejected") == 2
-    assert shown.count("Negative control, predictions × 1.03: not rejected") == 1
+    assert shown.count("Negative control, predictions × 1.03: rejected by ") == 2
+    assert shown.count("Negative control, predictions × 1.03: not rejected by 0 of ") == 1
     # A row a comparison, all of them.
     rows = re.findall(r"<tr><td>(?:10|20)</td>", text)
     assert len(rows) == 6
@@ -249,3 +253,30 @@ def test_long_tables_that_pass_are_folded(made, tmp_path):
     text = build(outcomes, claims, tmp_path / "report.html").read_text()
     assert text.count("<summary>All 20 rows</summary>") == 1
     assert "20 of 20 rows agree" in Page(text).text
+
+
+def test_the_control_tells_how_many_rows_reject_it():
+    rows = [
+        compare({"n": 1}, 1, 1, 1e-3),
+        compare({"n": 2}, 1, 1, 1e-3, 0.1),  # its allowance hides 3 %
+        compare({"n": 3}, 1, 1, None),
+    ]
+    part = Part.of("some", rows)
+    assert part.control_rejections == (1, 2)
+    assert part.control_rejected
+    assert "rejected</span>" not in _part(part)
+    assert ">rejected by 1 of 2 rows</span>" in _part(part)
+    alone = Part.of("one", rows[1:2])
+    assert not alone.control_rejected
+    assert ">not rejected by 0 of 1 row</span>" in _part(alone)
+
+
+def test_a_bound_is_kept_by_five_standard_errors():
+    def kept(value, error, *bounds):
+        row = inside({"n": 1, "quantity": "share"}, value, error, *bounds)
+        return row.verdict == "agrees", row.setting["quantity"]
+
+    assert kept(0.5, 0.01, 0.4, 0.6) == (True, "share: 0.5000 +- 0.0100, above 0.4 and below 0.6")
+    assert kept(0.5, 0.021, 0.4) == (False, "share: 0.5000 +- 0.0210, above 0.4")
+    assert not kept(0.5, 0.021, -math.inf, 0.6)[0]
+    assert not kept(math.nan, 0.01, 0.4)[0]

@@ -286,7 +286,7 @@ def test_weights_of_a_linear_model_are_recovered():
         return np.einsum("bd,bd->b", run.weights[:, 0, 0], query)
 
     induced = numeric.induced_weights(
-        model, data.features, data.labels, [0, 2, 6], covariance=np.diag([1, 2, 3, 0.1])
+        model, data.features, data.labels, [0, 2, 6], cov=np.diag([1, 2, 3, 0.1])
     )
     run = numeric.run_solvers(data.features, data.labels, newton, [2], [0, 2, 6])
     assert np.abs(induced.weights - run.weights[:, :, 0]).max() < 1e-12
@@ -323,8 +323,8 @@ def test_only_solvers_from_zero_stay_in_the_span():
     ("options", "message"),
     [
         ({"queries": 9}, "needs 10"),
-        ({"covariance": np.eye(3)}, "covariance has shape"),
-        ({"covariance": -np.eye(2)}, "not positive definite"),
+        ({"cov": np.eye(3)}, "cov has shape"),
+        ({"cov": -np.eye(2)}, "not positive definite"),
         ({"prefixes": [9]}, "prefixes reach 9"),
         ({"model": lambda X, y, q: q}, "expected"),
         ({"model": lambda X, y, q: q[:, 0] * np.nan}, "NaN"),

@@ -105,9 +105,7 @@ def test_conditioning_and_steps():
         assert mean == pytest.approx(condition[kappa], rel=0.05)
 
         def first(solver, steps, accuracy, spectra=spectra, data=data):
-            risk = numeric.conditional_risk(
-                spectra, solver, list(steps), covariance=data.covariance
-            )
+            risk = numeric.conditional_risk(spectra, solver, list(steps), cov=data.covariance)
             return list(steps)[int(np.argmax(risk.mean(axis=0)[0] < accuracy))]
 
         found = [first(*pair, 1e-4) for pair in solvers]

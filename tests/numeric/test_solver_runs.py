@@ -245,7 +245,7 @@ def test_conditional_risk_is_the_average_over_coefficients_noise_and_query():
     X, covariance = data.features, data.covariance
     solver, noise, draws = icl.GradientDescent(0.05), 0.3, 200_000
     spectra = numeric.prompt_spectra(X, np.zeros((1, 5)), [5])
-    exact = numeric.conditional_risk(spectra, solver, [4], covariance=covariance, noise_var=noise)
+    exact = numeric.conditional_risk(spectra, solver, [4], cov=covariance, noise_var=noise)
     rng = np.random.default_rng(0)
     truth = rng.standard_normal((draws, 3)) / np.sqrt(3)
     labels = truth @ X[0].T + np.sqrt(noise) * rng.standard_normal((draws, 5))
@@ -414,7 +414,7 @@ def test_errors_need_an_example_after_the_prefix_and_weights_a_bounded_memory():
         )
     for options, message in (
         ({"noise_var": -1}, "negative"),
-        ({"covariance": np.eye(3)}, "covariance has shape"),
+        ({"cov": np.eye(3)}, "cov has shape"),
     ):
         with pytest.raises(icl.InvalidInput, match=message):
             numeric.conditional_risk(spectra, icl.GradientFlow(), [1], **options)
@@ -471,7 +471,7 @@ def test_risk_at_prefixes_refuses_other_shapes():
     run = numeric.run_solvers(data.features, data.labels, icl.Ridge(1))
     with pytest.raises(icl.InvalidInput, match="coefficients have shape"):
         run.risk(data.coefficients[:1])
-    with pytest.raises(icl.InvalidInput, match="covariance has shape"):
+    with pytest.raises(icl.InvalidInput, match="cov has shape"):
         run.risk(data.coefficients, np.eye(2))
     assert np.isnan(
         numeric.run_solvers(data.features[:1], data.labels[:1], icl.Ridge(1))

@@ -108,6 +108,15 @@ def test_a_function_that_cannot_be_sent_is_refused():
         sweep(lambda x: lock.locked(), {"x": [1]})
 
 
+def test_what_is_typed_into_standard_input_is_refused(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "<stdin>", raising=False)
+    with pytest.raises(
+        InvalidInput, match=r"into standard input .* a file, or pass executor='seri"
+    ):
+        sweep(risk, GRID)
+    assert sweep(lambda x: x, {"x": [1, 2]}, executor="serial").complete
+
+
 def test_a_function_that_workers_cannot_import_stops_the_sweep(tmp_path, monkeypatch):
     (tmp_path / "here_only.py").write_text("def f(x):\n    return x\n")
     monkeypatch.syspath_prepend(tmp_path)

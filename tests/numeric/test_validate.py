@@ -179,6 +179,25 @@ def test_bad_models(model, message):
         measure_risk(model, TASK, 4, prompts=100)
 
 
+def test_dropout_that_is_on_is_refused():
+    torch = pytest.importorskip("torch")
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.size = torch.nn.Dropout(0.1), torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, X, y, query):
+            return self.size * torch.einsum("bi,bij,bj->b", self.drop(y), X, query) / 10
+
+    model = Model()
+    for measure in (measure_risk, validate):
+        with pytest.raises(InvalidInput, match=r"not deterministic: .* \(model.eval\(\)\)"):
+            measure(model, TASK, 4, prompts=500)
+    model.eval()
+    assert measure_risk(model, TASK, 4, prompts=500).value > 0
+
+
 def test_the_error_of_the_model_is_kept_as_cause():
     def broken(X, y, query):
         raise RuntimeError("no weights")

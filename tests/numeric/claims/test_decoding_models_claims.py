@@ -74,8 +74,8 @@ def test_outcomes_rest_on_training(monkeypatch):
     risks, weights = zip(*decoding_outcome.scalar_rows(SHORT), strict=True)
     assert all(wrong(rows) for rows in risks)
     assert all(wrong(rows) for rows in weights)
-    free = [row for rows in decoding_outcome.free_rows(SHORT) for row in rows]
-    assert len(wrong(free)) >= 5
+    free = [row for *_, rows in decoding_outcome.free_rows(SHORT) for row in rows]
+    assert len(wrong(free)) >= 3
 
 
 def test_techniques_rest_on_the_model():

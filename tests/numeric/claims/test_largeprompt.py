@@ -46,9 +46,10 @@ def predicted_training(monkeypatch):
 
     def optimum_row(model, task, n, effort):
         best = float(optima.numeric.optimal_block_risk(task, n).risk)
-        return compare({"n": n}, best, best, 0.004 * best, 0.02, required=0.08)
+        return compare({"n": n, "|u| |v|": ""}, best, best, 0.004 * best, 0.02, required=0.08)
 
     monkeypatch.setattr(optima, "optimum_row", optimum_row)
+    monkeypatch.setattr(optima, "SMALL_STARTS", {3: optima.SMALL_STARTS[3]})  # ends at the optimum
 
 
 def run(claim):
@@ -81,6 +82,13 @@ def test_a_constant_three_percent_off_fails_its_claim(claim, monkeypatch):
     original = optima.optimal_constant
     monkeypatch.setattr(optima, "optimal_constant", lambda task: 1.03 * original(task))
     assert not run(claim).passed
+
+
+def test_small_starts_are_told_apart():
+    for ratio, verdicts in ((1.0, ["deviates", "agrees"]), (2.3, ["agrees", "deviates"])):
+        row = compare({"n": 30, "|u| |v|": ""}, 0.5, 0.5 * ratio, 0.002)
+        ends = [optima.small_start_row(start, row).verdict for start in optima.SMALL_STARTS]
+        assert ends == verdicts
 
 
 @pytest.mark.usefixtures("predicted_training")

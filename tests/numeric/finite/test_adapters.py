@@ -242,6 +242,18 @@ def test_states_that_raise_are_told_with_the_shapes_they_saw(least, message):
     assert "wrap" not in str(caught.value)
 
 
+def test_training_of_the_read_out_alone_is_told():
+    task, options = icl.LinearRegression(dim=DIM), {"steps": 2, "progress": False}
+    backbone = PairModel()
+    model = QueryModel(lambda *prompt: backbone.states(*prompt), backbone.head, DIM)
+    with pytest.warns(UserWarning, match=r"only the read-out is trained: .* or a method of it"):
+        finite.train(model, task, 4, **options)
+    whole = QueryModel(backbone.states, backbone.head, DIM)
+    before = [p.detach().clone() for p in backbone.parameters()]
+    finite.train(whole, task, 4, **options)  # without a warning, which would be an error
+    assert not any(torch.equal(a, b) for a, b in zip(before, backbone.parameters(), strict=True))
+
+
 def test_identify_names_descent_in_another_layout():
     def descent(X, y, queries):
         w, states = torch.zeros_like(queries[:, 0]), [torch.zeros_like(queries[..., :1])]

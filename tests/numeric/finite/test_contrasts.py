@@ -16,15 +16,6 @@ MAKERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The models are too small for more; the number is restored."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def prompts(size=3, points=6, dim=2, seed=0):
     generator = torch.Generator().manual_seed(seed)
     X = torch.randn(size, points, dim, generator=generator, dtype=torch.float64)

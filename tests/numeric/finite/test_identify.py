@@ -13,6 +13,7 @@ from icltheory.symbols import frobenius, lam_max, trace
 from numeric import finite
 from numeric.families import given_families
 from numeric.finite.verdict import remaining, shown
+from numeric.solvers import run_solvers
 
 
 def ridge(penalty):
@@ -178,11 +179,34 @@ def test_zero_on_average_is_not_zero_everywhere():
     text = str(found_in(model, length=20).verdict)
     at_the_end = found_in(model, length=20, prefixes=[20])
     risk = at_the_end.layers.risk[0, 0]
-    assert "Not better than zero on average over prefixes 1 to 20, but not at n = 20" in text
-    assert f"risk {risk:.3g} against" in text
+    assert "No better than zero on average over prefixes 1 to 20, but better at n = 20" in text
+    assert f"the risk {risk:.3g}, predicting zero has" in text
+    assert "X'X/n" in text
     assert "nothing to identify" not in text
     assert "gradient descent" in at_the_end.verdict.families
     assert at_the_end.match("gradient descent").steps == 3
+
+
+def test_the_bayes_ridge_is_ridge_and_not_newton_that_ended_there():
+    noisy = icl.LinearRegression(dim=DIM, noise_var=0.1)
+    found = found_in(ridge(0.4), noisy)  # noise_var times d
+    assert (found.solver, found.steps) == ("ridge", pytest.approx([2.5]))
+    assert "Newton on ridge ends there" in found.explain()
+
+    def three_steps(X, y, query):
+        run = run_solvers(X, y, icl.RidgeNewton(0.4), 3, prefixes=[X.shape[1]])
+        return np.einsum("bd,bd->b", run.weights[:, 0, 0], query)
+
+    early = found_in(three_steps, noisy)
+    assert (early.solver, early.steps) == ("Newton on ridge", pytest.approx([3]))
+    assert "ends there" not in early.explain()
+
+
+def test_least_squares_that_noise_makes_worse_than_zero():
+    noisy = icl.LinearRegression(dim=DIM, noise_var=0.5)
+    text = str(found_in(least_squares, noisy, length=16).verdict)
+    assert "better at n = 16" in text
+    assert "X'X/n" not in text
 
 
 def test_steps_on_the_mean_are_hinted_at():

@@ -108,7 +108,7 @@ def result():
 
 def test_tables_and_figures(result):
     text = str(result)
-    assert "SolverModel: 3 layer(s) on 60 prompts, prefixes 1, ..., 8" in text
+    assert "SolverModel: 3 layers on 60 prompts, prefixes 1, ..., 8" in text
     assert len(result.layer_table().splitlines()) == 4
     assert len(result.match_table().splitlines()) == 1 + 3 * len(result.matches)
     page = result._repr_html_()

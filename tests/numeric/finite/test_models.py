@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import icltheory as icl
+import numeric
 from icltheory.errors import InvalidInput
 from numeric import finite
 from numeric.montecarlo import monte_carlo_risk
@@ -112,6 +113,17 @@ def test_limited_heads_start_on_blocks_with_the_sign_of_their_value():
     same = finite.SoftmaxAttention(4, 2, head_width=4, values="same", score_std=1e-6, value_size=2)
     assert np.diag(same.score_matrices()[1]) / 1e-6 == pytest.approx([1] * 4, abs=0.02)
     assert list(same.values()) == [2, 2]
+
+
+def test_models_print_what_determines_them():
+    text = str(finite.SoftmaxAttention(3, 2, scores="scalar"))
+    assert text == "SoftmaxAttention(dim=3, heads=2, merged=True, scores='scalar')"
+    assert str(finite.LoopedLinearAttention(3, 2)) == "LoopedLinearAttention(dim=3, loops=2)"
+    assert "kind='linear'" in str(finite.TokenAttention(3, "linear"))
+    assert "layers=1, width=16, heads=2" in str(finite.Transformer(3, 1, 16, 2))
+    for package in (finite, numeric):
+        with pytest.raises(AttributeError, match=r"no attribute '\w+'; meant \w+\?"):
+            getattr(package, "SoftMaxAttention" if package is finite else "optimal_rsik")
 
 
 @pytest.mark.parametrize("centered", [False, True])

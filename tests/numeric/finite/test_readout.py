@@ -15,15 +15,6 @@ TASK = icl.LinearRegression(dim=3, noise_var=0.2)
 LENGTH = 5
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The models are too small for more; the number is restored."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def transformer(**change):
     """Weights of order one, in float64."""
     sizes = {"dim": 3, "layers": 2, "width": 8, "heads": 2, "points": 6, **change}

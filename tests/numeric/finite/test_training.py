@@ -18,15 +18,6 @@ TASK = icl.LinearRegression(dim=3)
 FEW = {"prompt_length": 10, "steps": 60, "batch_size": 32, "progress": False}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The models are too small for more; the number is restored."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def weights(model):
     return [value.clone() for value in model.state_dict().values()]
 
@@ -277,3 +268,22 @@ def test_resume_refuses_another_training(tmp_path):
     finite.save(finite.SoftmaxAttention(3), file)
     with pytest.raises(CheckpointError, match="without the state of a training"):
         finite.train(finite.SoftmaxAttention(3), TASK, checkpoint=file, **FEW)
+
+
+@pytest.mark.parametrize(("width", "expected"), [(3, 1), (400, 2)])
+def test_small_models_are_trained_on_one_thread(width, expected):
+    seen = []
+
+    class Watched(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.matrix = torch.nn.Parameter(torch.zeros(width, width, dtype=torch.float64))
+
+        def forward(self, X, y, query):
+            seen.append(torch.get_num_threads())
+            return query[:, 0] * self.matrix[0, 0]
+
+    torch.set_num_threads(2)
+    finite.train(Watched(), TASK, 5, steps=2, progress=False)
+    assert set(seen) == {expected}
+    assert torch.get_num_threads() == 2

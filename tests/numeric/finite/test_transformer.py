@@ -19,15 +19,6 @@ SMALL = {"dim": 3, "layers": 2, "width": 16, "heads": 2, "points": 8}
 FEW = {"prompt_length": 7, "steps": 40, "batch_size": 16, "progress": False}
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The models are too small for more; the number is restored."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def prompts(size=4, points=6, dim=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     X = torch.randn(size, points, dim, generator=generator, dtype=torch.float64)
