@@ -365,6 +365,8 @@ def _in_fractions(expr: sp.Expr, z: sp.Symbol) -> sp.Expr:
     def term(x: sp.Expr) -> sp.Expr:
         if x.is_Pow and x.base.is_Add:
             return sp.apart(sp.cancel(1 / x.base), z) ** -x.exp
+        if x.is_Pow and not x.exp.is_Integer:
+            return x
         return sp.Add(*(sp.apart(sp.cancel(part), z) for part in sp.Add.make_args(x)))
 
     return sp.Mul(*map(term, sp.Mul.make_args(expr)))
