@@ -55,7 +55,6 @@ class SoftmaxAttention:
     skip: bool | tuple[sp.Expr, ...]
     feature_values: bool | tuple[tuple[sp.Expr, ...], ...]
 
-    @checks.named
     def __init__(
         self,
         heads: Any = None,

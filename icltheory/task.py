@@ -57,7 +57,6 @@ class LinearRegression:
     coef_mean: sp.ImmutableMatrix | None
     local: tuple[sp.Expr, sp.Expr] | None
 
-    @checks.named
     def __init__(
         self,
         dim: Any,

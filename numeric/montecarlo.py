@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from icltheory import checks
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
 from icltheory.errors import InfiniteVariance, InvalidInput
 from icltheory.task import LinearRegression, refuse_options
@@ -99,7 +98,6 @@ class Streaming:
         return Estimate(self.mean, error, self.count)
 
 
-@checks.named
 def monte_carlo_risk(
     task: LinearRegression,
     attention: Attention,
@@ -163,7 +161,6 @@ def monte_carlo_risk(
     return stream(draw, floats, prompts=prompts, seed=seed, batch=batch, progress=progress)
 
 
-@checks.named
 def monte_carlo_constant(
     task: LinearRegression,
     attention: Attention,

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from icltheory import checks
 from icltheory.attention import Attention, SoftmaxAttention
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
@@ -90,7 +89,6 @@ class OptimalHeads(Tabled):
         return ["n", "risk", "head", "score", "value", "product"], body
 
 
-@checks.named
 def optimal_heads(task: LinearRegression, attention: Attention, prompt_length: Any) -> OptimalHeads:
     """Smallest risk of softmax heads at prompt length n, with every score and value.
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from icltheory import checks
 from icltheory.binary_priors import BinaryPrior, BinarySampler, Logit, Probit
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula
@@ -189,7 +188,6 @@ class Plan:
         )
 
 
-@checks.named
 def plan(
     n: int,
     d: int,

@@ -17,7 +17,6 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from icltheory import checks
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
 from icltheory.errors import InvalidInput
 from icltheory.formula import Formula
@@ -49,7 +48,6 @@ class OptimalRisk(Shown):
     value_scale: Any
 
 
-@checks.named
 def exact_risk(
     task: LinearRegression,
     attention: Attention,
@@ -119,7 +117,6 @@ def exact_risk(
     return arrays.signal * _closed_form(attention)(n=lengths, v=values, **_base(arrays))
 
 
-@checks.named
 def optimal_risk(
     task: LinearRegression,
     attention: Attention,

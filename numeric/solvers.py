@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from icltheory import checks
 from icltheory.errors import InvalidInput
 from icltheory.online_descent import OnlineGradientDescent
 from icltheory.solvers import GradientFlow, Solver
@@ -148,7 +147,6 @@ class SolverErrors(_Columns):
         return _averaged(self, self.errors**2)
 
 
-@checks.named
 def run_solvers(
     X: Any,
     y: Any,

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from icltheory import checks
 from icltheory.errors import InvalidInput, OutOfDomain
 from icltheory.laws.wishart import covariance_square
 from icltheory.solvers import OrdinaryLeastSquares, PowerSolver, Solver
@@ -63,7 +62,6 @@ class SolverRisk(Shown):
         return float(self.value)
 
 
-@checks.named
 def solver_risk(
     solver: Solver,
     steps: Any = None,

@@ -17,7 +17,6 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-from icltheory import checks
 from icltheory.errors import IclTheoryError, InvalidInput
 from numeric.arrays import integer
 from numeric.compare import Comparison, compare
@@ -197,7 +196,6 @@ class Sweep:
         return [*names, "state"], body, len(self.points) - len(shown)
 
 
-@checks.named
 def sweep(
     function: Callable[..., Any],
     grid: Any,

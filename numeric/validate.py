@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from icltheory import checks
 from icltheory.attention import Attention, LinearAttention, SoftmaxAttention
 from icltheory.errors import IclTheoryError, InvalidInput
 from icltheory.solvers import Solver
@@ -45,7 +44,6 @@ _THEORIES: tuple[Attention, ...] = (
 )
 
 
-@checks.named
 def validate(
     model: Model,
     task: LinearRegression,
@@ -155,7 +153,6 @@ def validate(
     return Comparison.from_rows(rows)
 
 
-@checks.named
 def measure_risk(
     model: Model,
     task: LinearRegression,

@@ -6,8 +6,6 @@ model is built.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,19 +25,6 @@ def learned_row(setting: dict[str, Any], optimum: float, found: float, accepted:
     """What a training reached, within an accepted deviation, of which a sixth counts as its scatter."""
     scatter = accepted / 6
     return compare(setting, optimum, found, scatter * abs(optimum) / 5, accepted - scatter)
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread: these models are too small for more."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def fresh_prompts(

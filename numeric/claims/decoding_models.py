@@ -26,7 +26,6 @@ from numeric.claims.decoder_experiments import (
     decoder,
     fresh_prompts,
     learned_row,
-    one_thread,
     squared_errors,
     trained,
     training_steps,
@@ -128,6 +127,8 @@ def constructed_rows(steps: int = 6) -> Iterator[tuple[Row, ...]]:
 
 def constructed(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on the construction."""
+    from numeric.finite.threads import one_thread
+
     progress("thoughts", 0.0)
     with one_thread():
         rows = [row for rows in constructed_rows() for row in rows]
@@ -263,6 +264,8 @@ def towards_rows(effort: Effort) -> tuple[list[Row], list[Row], list[Row]]:
 
 def trained_model(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on trained weights."""
+    from numeric.finite.threads import one_thread
+
     weights, risks = [], []
     with one_thread():
         progress("training on one thought", 0.0)

@@ -21,7 +21,6 @@ from numeric.claims.decoder_experiments import (
     decoder,
     fresh_prompts,
     learned_row,
-    one_thread,
     squared_errors,
     trained,
     training_steps,
@@ -121,6 +120,8 @@ def free_rows(effort: Effort) -> Iterator[tuple[float, float, tuple[Row, ...]]]:
 
 def outcome_model(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on training on the outcome."""
+    from numeric.finite.threads import one_thread
+
     risks, weights = [], []
     with one_thread():
         progress("multiples of I", 0.0)

@@ -25,7 +25,7 @@ from numeric.binary_simulation import simulate_binary_decoding
 from numeric.chain_length import chain_risks, optimal_length
 from numeric.chain_prompts import PromptAverage, decoding_prompts
 from numeric.claims.base import Effort, Progress, Result, register
-from numeric.claims.decoder_experiments import decoder, fresh_prompts, one_thread, trained
+from numeric.claims.decoder_experiments import decoder, fresh_prompts, trained
 from numeric.claims.decoding import average_row, decoding_claim
 from numeric.claims.decoding_binary import BITS, SIGNS, value
 from numeric.claims.rows import curve, holds, points, separate
@@ -234,6 +234,8 @@ def fed_back_rows(model: Any, effort: Effort) -> Iterator[Row]:
 
 def on_the_model(effort: Effort, progress: Progress) -> Result:
     """Experiment of the claim on techniques with a trained model."""
+    from numeric.finite.threads import one_thread
+
     with one_thread():
         progress("training", 0.0)
         model = teacher_model(effort)

@@ -19,7 +19,6 @@ import os
 
 import torch
 
-from icltheory import checks
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
 from numeric.arrays import integer, positive, task_arrays
@@ -41,7 +40,6 @@ LOSSES = ("one_thought", *_TEACHERS, "outcome")
 _RATES = {"adam": 3e-3, "sgd": 0.1}
 
 
-@checks.named
 def train_decoder(
     model: LinearSelfAttention,
     task: LinearRegression,

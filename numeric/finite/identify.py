@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 import icltheory as icl
-from icltheory import checks
 from icltheory.errors import InvalidInput
 from icltheory.task import LinearRegression
 from numeric.arrays import TaskArrays, positive_integers, task_arrays
@@ -40,7 +39,6 @@ _SIGMAS = 5.0  # by which an informative layer is better than zero
 _EQUAL = 1e-9
 
 
-@checks.named
 def identify(
     model: Any,
     task: LinearRegression,

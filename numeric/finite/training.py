@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from icltheory import checks
 from icltheory.errors import CheckpointError, InvalidInput, TrainingDiverged
 from icltheory.task import LinearRegression
 from numeric.arrays import (
@@ -47,7 +46,6 @@ _TRAINING_BRANCH = 0  # validate uses the prompt lengths, from 1, as keys
 SEQUENCE_RATE = 1e-3
 
 
-@checks.named
 def train(
     model: nn.Module,
     task: LinearRegression,
